@@ -1,0 +1,267 @@
+#include "../sparse_linear.h"
+
+#include "transpose.h"
+
+namespace crest::CREST_ISA {
+namespace {
+
+// f(block) for the blocks of a share of the steps.
+template <class F>
+inline void for_each_block(const SparseLinear& a, int64_t begin, int64_t end, const F& f) {
+  for (int64_t block = 0; block < a.blocks; ++block) {
+    const int64_t first = a.steps[a.slices[block * a.tiles]];
+    if (begin <= first && first < end) f(block);
+  }
+}
+
+inline float activate(const SparseLinear& a, float y, int64_t row) {
+  y += a.bias ? a.bias[row] : 0;
+  return a.relu && y < 0 ? 0 : y;  // a NaN stays
+}
+
+// ---- few rows of x: one register of sums serves the rows of a slice, and meets x[column] of each ----
+
+#if defined(__AVX512F__)
+
+// A tile of x, which stays in registers: the upper and the lower halves of its numbers, so that one permutation of
+// words picks from 64 of them. Gathering them from memory takes three times as long.
+class Tile {
+ public:
+  explicit Tile(const float* x) {
+    for (int i = 0; i < 4; ++i) {
+      const __m512i a = _mm512_loadu_si512(x + 32 * i), b = _mm512_loadu_si512(x + 32 * i + 16);
+      low_[i] = words(a, b);
+      high_[i] = words(_mm512_srli_epi32(a, 16), _mm512_srli_epi32(b, 16));
+    }
+  }
+
+  template <class T>
+  void dots(const T* values, const uint8_t* columns, int64_t steps, float* sums) const {
+    using V = Vec<float>;
+    V even = V::zero(), odd = V::zero();
+    int64_t i = 0;
+    for (; i + 2 <= steps; i += 2, values += 2 * slice_rows, columns += 2 * slice_rows) {
+      const auto [x0, x1] = pick(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(columns)));
+      even = fma(V::load(values), x0, even);
+      odd = fma(V::load(values + slice_rows), x1, odd);
+    }
+    if (i < steps) {
+      const __m128i last = _mm_loadu_si128(reinterpret_cast<const __m128i*>(columns));
+      even = fma(V::load(values), pick(_mm256_castsi128_si256(last)).first, even);
+    }
+    (even + odd).store(sums);
+  }
+
+ private:
+  static __m512i words(__m512i a, __m512i b) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(a)), _mm512_cvtepi32_epi16(b), 1);
+  }
+
+  struct Two {
+    Vec<float> first, second;
+  };
+  // x at two steps' columns. Unpacking interleaves fours of words, so the columns are put in that order first.
+  Two pick(__m256i columns) const {
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m512i at = _mm512_cvtepu8_epi16(_mm256_permutexvar_epi32(order, columns));
+    const __mmask32 upper = _mm512_test_epi16_mask(at, _mm512_set1_epi16(64));
+    const __m512i low = pick(low_, at, upper), high = pick(high_, at, upper);
+    return {{(Vec<float>::Register)_mm512_unpacklo_epi16(low, high)},
+            {(Vec<float>::Register)_mm512_unpackhi_epi16(low, high)}};
+  }
+  static __m512i pick(const __m512i* words, __m512i at, __mmask32 upper) {
+    return _mm512_mask_mov_epi16(_mm512_permutex2var_epi16(words[0], at, words[1]), upper,
+                                 _mm512_permutex2var_epi16(words[2], at, words[3]));
+  }
+
+  __m512i low_[4], high_[4];
+};
+
+#else
+
+class Tile {
+ public:
+  explicit Tile(const float* x) : x_(x) {}
+
+  template <class T>
+  void dots(const T* values, const uint8_t* columns, int64_t steps, float* sums) const {
+    using V = Vec<float>;
+    constexpr int registers = slice_rows / V::width;
+    V sum[registers] = {};
+    for (int64_t i = 0; i < steps; ++i, values += slice_rows, columns += slice_rows)
+      for (int r = 0; r < registers; ++r) {
+        V x;
+        for (int l = 0; l < V::width; ++l) x.v[l] = x_[columns[r * V::width + l]];
+        sum[r] = fma(V::load(values + r * V::width), x, sum[r]);
+      }
+    for (int r = 0; r < registers; ++r) sum[r].store(sums + r * V::width);
+  }
+
+ private:
+  const float* x_;
+};
+
+#endif
+
+// sums[row] += the products of a cell with x.
+template <class T>
+inline void add_cell(const SparseLinear& a, int64_t cell, const Tile& x, float* sums) {
+  for (int64_t slice = a.slices[cell]; slice < a.slices[cell + 1]; ++slice) {
+    const int64_t first = slice_rows * a.steps[slice];
+    float dots[slice_rows];
+    x.dots(static_cast<const T*>(a.values) + first, a.columns + first, a.steps[slice + 1] - a.steps[slice], dots);
+    for (int l = 0; l < slice_rows; ++l) sums[a.rows[slice * slice_rows + l]] += dots[l];
+  }
+}
+
+// ---- more rows: panels ----
+
+// A row of a panel: width numbers. `held` registers of sums for each of `together` rows of weight hide the latency of
+// an fma, and are as many as the small register files of SSE2 and AVX2 have room for.
+template <int size>
+struct PanelRow {
+  static constexpr int width = size;
+  using V = Vec<float, min(register_bytes, 4 * width)>;
+  static constexpr int registers = width / V::width, held = min(registers, 8), together = 8 / held;
+};
+
+// f(PanelRow{}) of a panel of `rows` or more.
+template <class F>
+inline void with_row(int64_t rows, const F& f) {
+  if (rows > 32) return f(PanelRow<64>{});
+  if (rows > 16) return f(PanelRow<32>{});
+  if (rows > 8) return f(PanelRow<16>{});
+  return f(PanelRow<8>{});
+}
+
+// f(PanelRow{}, first row of x) for each panel.
+template <class F>
+inline void for_each_panel(const SparseLinear& a, const F& f) {
+  for (int64_t row = 0; row < a.n; row += panel_rows) with_row(a.n - row, [&](auto width) { f(width, row); });
+}
+
+inline const float* decode(const float* values, int64_t, float*) { return values; }
+template <class T>
+inline const float* decode(const T* values, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; i += Vec<float>::width) Vec<float>::load(values + i).store(to + i);
+  return to;
+}
+
+// y[row] (width) += the products of a slice with x (columns of a tile, width).
+template <class Row>
+inline void add_slice(Row, const float* values, const uint8_t* columns, const uint8_t* rows, int64_t steps,
+                      const float* x, float* y) {
+  using V = typename Row::V;
+  constexpr int together = Row::together, held = Row::held;
+  for (int lane = 0; lane < slice_rows; lane += together) {
+    for (int first = 0; first < Row::width; first += held * V::width) {
+      V sum[together][held];
+      for (int t = 0; t < together; ++t)
+        for (int r = 0; r < held; ++r) sum[t][r] = V::load(y + rows[lane + t] * Row::width + first + r * V::width);
+      const float* v = values + lane;
+      const uint8_t* c = columns + lane;
+      for (int64_t i = 0; i < steps; ++i, v += slice_rows, c += slice_rows)
+        for (int t = 0; t < together; ++t) {
+          const V w = V::all(v[t]);
+          const float* from = x + c[t] * Row::width + first;
+          for (int r = 0; r < held; ++r) sum[t][r] = w * V::load(from + r * V::width) + sum[t][r];
+        }
+      for (int t = 0; t < together; ++t)
+        for (int r = 0; r < held; ++r) sum[t][r].store(y + rows[lane + t] * Row::width + first + r * V::width);
+    }
+  }
+}
+
+// y (n, m) from sums (rows, width), which are rows [first, first + rows) of weight and row `at` of x and on.
+template <class Row>
+inline void finish(Row, const SparseLinear& a, const float* sums, int64_t at, int64_t first, int64_t rows) {
+  using V = typename Row::V;
+  float* y = a.y + at * a.m + first;
+  const int64_t n = min<int64_t>(a.n - at, Row::width);
+  const int64_t whole = rows - rows % V::width;
+  for (int64_t r = 0; r < n; r += V::width)
+    for (int64_t i = 0; i < whole; i += V::width) {
+      const V bias = a.bias ? V::load(a.bias + first + i) : V::zero();
+      V square[V::width];
+      for (int l = 0; l < V::width; ++l) square[l] = V::load(sums + (i + l) * Row::width + r);
+      transpose(square);
+      for (int64_t l = 0; l < min<int64_t>(n - r, V::width); ++l) {
+        V out = square[l] + bias;
+        if (a.relu) out.v = out.v < V::zero().v ? V::zero().v : out.v;  // a NaN stays
+        out.store(y + (r + l) * a.m + i);
+      }
+    }
+  for (int64_t i = whole; i < rows; ++i)
+    for (int64_t r = 0; r < n; ++r) y[r * a.m + i] = activate(a, sums[i * Row::width + r], first + i);
+}
+
+}  // namespace
+
+void sparse_linear_few(const SparseLinear& a, int64_t begin, int64_t end) {
+  for_each_block(a, begin, end, [&](int64_t block) {
+    const int64_t first = block * a.block_rows, rows = min(a.m - first, a.block_rows);
+    for (int64_t i = 0; i < a.n; ++i) {
+      float sums[most_block_rows] = {}, padded[tile_columns];
+      for (int64_t tile = 0; tile < a.tiles; ++tile) {
+        const float* x = a.x + i * a.k + tile * tile_columns;
+        const int64_t width = a.k - tile * tile_columns;
+        if (width < tile_columns) {
+          for (int64_t j = 0; j < tile_columns; ++j) padded[j] = j < width ? x[j] : 0;
+          x = padded;
+        }
+        dispatch(a.dtype,
+                 [&](auto type) { add_cell<typename decltype(type)::type>(a, block * a.tiles + tile, Tile(x), sums); });
+      }
+      for (int64_t r = 0; r < rows; ++r) a.y[i * a.m + first + r] = activate(a, sums[r], first + r);
+    }
+  });
+}
+
+void sparse_linear_pack(const SparseLinear& a, float* panels, int64_t begin, int64_t end) {
+  for_each_panel(a, [&](auto row, int64_t at) {
+    using V = typename decltype(row)::V;
+    const float* x = a.x + at * a.k;
+    float* panel = panels + at * a.k;
+    const int64_t n = min<int64_t>(a.n - at, row.width);
+    const int64_t whole = end - (end - begin) % V::width;
+    for (int64_t r = 0; r < row.width; r += V::width)
+      for (int64_t j = begin; j < whole; j += V::width) {
+        V square[V::width];
+        for (int l = 0; l < V::width; ++l) square[l] = r + l < n ? V::load(x + (r + l) * a.k + j) : V::zero();
+        transpose(square);
+        for (int l = 0; l < V::width; ++l) square[l].store(panel + (j + l) * row.width + r);
+      }
+    for (int64_t j = whole; j < end; ++j)
+      for (int64_t r = 0; r < row.width; ++r) panel[j * row.width + r] = r < n ? x[r * a.k + j] : 0;
+  });
+}
+
+void sparse_linear_panels(const SparseLinear& a, const float* panels, int64_t begin, int64_t end) {
+  for_each_block(a, begin, end, [&](int64_t block) {
+    const int64_t first = block * a.block_rows, rows = min(a.m - first, a.block_rows);
+    for_each_panel(a, [&](auto row, int64_t at) {
+      float sums[most_block_rows * row.width], decoded[tile_columns * slice_rows];
+      std::memset(sums, 0, a.block_rows * row.width * sizeof(float));
+      for (int64_t tile = 0; tile < a.tiles; ++tile) {
+        const float* x = panels + at * a.k + tile * tile_columns * row.width;
+        const char* next = reinterpret_cast<const char*>(x + tile_columns * row.width);
+        const int64_t cell = block * a.tiles + tile, slices = a.slices[cell + 1] - a.slices[cell];
+        for (int64_t slice = a.slices[cell]; slice < a.slices[cell + 1]; ++slice) {
+          // Rows of the next tile are met in no order that hardware foresees: ask for a share of it in each slice.
+          const int64_t share = (tile_columns * row.width * 4 / 64 + slices - 1) / slices * 64;
+          for (int64_t line = 0; line < share; line += 64) __builtin_prefetch(next + line, 0, 2);
+          next += share;
+          const int64_t steps = a.steps[slice + 1] - a.steps[slice], from = slice_rows * a.steps[slice];
+          dispatch(a.dtype, [&](auto type) {
+            const auto* values = static_cast<const typename decltype(type)::type*>(a.values) + from;
+            add_slice(row, decode(values, steps * slice_rows, decoded), a.columns + from, a.rows + slice * slice_rows,
+                      steps, x, sums);
+          });
+        }
+      }
+      finish(row, a, sums, at, first, rows);
+    });
+  });
+}
+
+}  // namespace crest::CREST_ISA

@@ -1,0 +1,47 @@
+#pragma once
+// Transposing a square of registers, and summing each of them: log2(width) rounds of the same two shuffles.
+#include <utility>  // for integer_sequence, a type
+
+#include "vec.h"
+
+namespace crest::CREST_ISA {
+
+// Where bit h of a lane is 0, a keeps it and b takes the lane of a that is h further; where it is 1, a takes the lane
+// of b that is h before and b keeps it.
+template <int h, class A, int bytes, int... lane>
+inline void swap_lanes(Vec<A, bytes>& a, Vec<A, bytes>& b, std::integer_sequence<int, lane...>) {
+  constexpr int width = Vec<A, bytes>::width;
+  const auto first = __builtin_shufflevector(a.v, b.v, (lane & h ? width + lane - h : lane)...);
+  b.v = __builtin_shufflevector(a.v, b.v, (lane & h ? width + lane : lane + h)...);
+  a.v = first;
+}
+
+template <int h, class A, int bytes>
+inline void swap_lanes(Vec<A, bytes>& a, Vec<A, bytes>& b) {
+  swap_lanes<h>(a, b, std::make_integer_sequence<int, Vec<A, bytes>::width>{});
+}
+
+// Lane j of rows[i] becomes lane i of rows[j].
+template <class A, int bytes, int h = Vec<A, bytes>::width / 2>
+inline void transpose(Vec<A, bytes>* rows) {
+  if constexpr (h > 0) {
+    for (int i = 0; i < Vec<A, bytes>::width; ++i)
+      if (!(i & h)) swap_lanes<h>(rows[i], rows[i + h]);
+    transpose<A, bytes, h / 2>(rows);
+  }
+}
+
+// Lane i of the result is the sum of row(i).
+template <class A, int count = Vec<A>::width, class Row>
+inline Vec<A> sums(const Row& row, int first = 0) {
+  if constexpr (count == 1) {
+    return row(first);
+  } else {
+    constexpr int h = count / 2;
+    Vec<A> a = sums<A, h>(row, first), b = sums<A, h>(row, first + h);
+    swap_lanes<h>(a, b);
+    return a + b;
+  }
+}
+
+}  // namespace crest::CREST_ISA

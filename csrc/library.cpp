@@ -1,0 +1,17 @@
+// Every op of torch.ops.crest: the table of contents. An op that writes an argument returns nothing.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(crest, m) {
+  m.def("apply_mask(Tensor weight, Tensor mask, bool straight_through=False) -> Tensor");
+  m.def(
+      "masked_linear(Tensor x, Tensor weight, Tensor mask, Tensor? bias=None, bool straight_through=False) -> Tensor");
+  m.def("masked_linear_grad_x(Tensor grad, Tensor weight, Tensor mask) -> Tensor");
+  m.def("masked_linear_grad_weight(Tensor grad, Tensor x, Tensor mask) -> Tensor");
+  m.def("prune_splice_(Tensor weight, Tensor(a!) mask, float low, float high) -> ()");
+  m.def(
+      "sgd_prune_splice_(Tensor(a!) weight, Tensor grad, Tensor(b!) momentum_buffer, Tensor(c!) mask, float lr, "
+      "float momentum, float weight_decay, float low, float high, bool update_mask=True) -> ()");
+  m.def(
+      "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor rows, Tensor steps, Tensor slices, "
+      "int out_features, int in_features, Tensor? bias=None, str activation=\"none\") -> Tensor");
+}

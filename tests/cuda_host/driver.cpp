@@ -1,0 +1,197 @@
+// driver CASES RESULTS: runs kernels on the cases that host.py wrote, and writes every array of every case back.
+#include <sys/mman.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "../../csrc/cuda/apply_mask.cuh"
+#include "../../csrc/cuda/masked_linear.cuh"
+#include "../../csrc/cuda/masked_linear_grad_weight.cuh"
+#include "../../csrc/cuda/masked_linear_grad_x.cuh"
+#include "../../csrc/cuda/prune_splice.cuh"
+#include "../../csrc/cuda/sgd_prune_splice.cuh"
+#include "../../csrc/cuda/sparse_linear.cuh"
+#include "planted.cuh"
+
+namespace {
+
+using namespace crest;
+
+// `bytes` from host.py, after `zeros` zero bytes. Memory of exactly the size, so that AddressSanitizer guards its ends;
+// but where there are zeros, the system's, which holds pages only once they are touched. bytes -1: a null pointer.
+class Array {
+ public:
+  Array(std::istream& in, int64_t bytes, int64_t zeros, int64_t offset) : bytes_(bytes), zeros_(zeros) {
+    if (bytes < 0) return;
+    if (zeros > 0)
+      memory_ = mmap(nullptr, size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    else
+      memory_ = std::malloc(static_cast<size_t>(bytes + offset));
+    if (!memory_ || memory_ == MAP_FAILED) std::abort();
+    data_ = static_cast<char*>(memory_) + offset;
+    in.read(data_ + zeros, bytes);
+  }
+  Array(Array&& from) : Array(from) { from.memory_ = nullptr; }
+  ~Array() {
+    if (memory_) zeros_ > 0 ? void(munmap(memory_, size())) : std::free(memory_);
+  }
+
+  void* data() const { return data_; }
+  void write(std::ostream& out) const {
+    if (data_) out.write(data_ + zeros_, bytes_);
+  }
+
+ private:
+  Array(const Array&) = default;
+  size_t size() const { return static_cast<size_t>(zeros_ + bytes_); }
+
+  void* memory_ = nullptr;
+  char* data_ = nullptr;
+  int64_t bytes_, zeros_;
+};
+
+struct Case {
+  std::string op;
+  Dtype dtype;
+  bool small;  // small blocks and grids instead of the launcher's; float32 and float16 only, to compile faster
+  std::vector<int64_t> sizes;
+  std::vector<double> numbers;
+  std::vector<Array> arrays;
+
+  void* operator[](size_t i) const { return arrays.at(i).data(); }
+  bool* mask(size_t i) const { return static_cast<bool*>(arrays.at(i).data()); }
+
+  // launch(Of<T>{}) in small blocks, else the launcher.
+  template <class Args, class F>
+  void run(const Args& args, void (*launcher)(const Args&, void*), const F& launch) const {
+    if (!small) return launcher(args, nullptr);
+    dtype == Dtype::float32 ? launch(cuda::Of<float>{}) : launch(cuda::Of<__half>{});
+  }
+};
+
+#define TYPE typename decltype(type)::type
+
+void apply_mask(const Case& c) {
+  const ApplyMask a{c[0], c.mask(1), c[2], c.sizes[0], c.dtype};
+  c.run(a, cuda::apply_mask, [&](auto type) { cuda::apply_mask<TYPE, 32>(a, nullptr, 2); });
+}
+
+void prune_splice(const Case& c) {
+  const PruneSplice a{c[0], c.mask(1), c.sizes[0], c.numbers[0], c.numbers[1], c.dtype};
+  c.run(a, cuda::prune_splice, [&](auto type) { cuda::prune_splice<TYPE, 32>(a, nullptr, 2); });
+}
+
+void sgd_prune_splice(const Case& c) {
+  const auto& x = c.numbers;
+  const SgdPruneSplice a{c[0], c[1], c[2], c.mask(3), c.sizes[0], x[0], x[1], x[2], x[3], x[4], x[5] != 0, c.dtype};
+  c.run(a, cuda::sgd_prune_splice, [&](auto type) { cuda::sgd_prune_splice<TYPE, 32>(a, nullptr, 2); });
+}
+
+void masked_linear(const Case& c) {
+  const MaskedLinear a{c[0], c[1], c.mask(2), c[3], c[4], c.sizes[0], c.sizes[1], c.sizes[2], c.dtype};
+  c.run(a, cuda::masked_linear, [&](auto type) { cuda::masked_linear<TYPE, 64, 8, 16, 3>(a, nullptr); });
+}
+
+void masked_linear_grad_x(const Case& c) {
+  const MaskedLinearGradX a{c[0], c[1], c.mask(2), c[3], c.sizes[0], c.sizes[1], c.sizes[2], c.dtype};
+  c.run(a, cuda::masked_linear_grad_x, [&](auto type) { cuda::masked_linear_grad_x<TYPE, 16, 8, 2>(a, nullptr); });
+}
+
+void masked_linear_grad_weight(const Case& c) {
+  const MaskedLinearGradWeight a{c[0], c[1], c.mask(2), c[3], c.sizes[0], c.sizes[1], c.sizes[2], c.dtype};
+  c.run(a, cuda::masked_linear_grad_weight,
+        [&](auto type) { cuda::masked_linear_grad_weight<TYPE, 8, 16, 32>(a, nullptr); });
+}
+
+// sizes: n, m, k, blocks, block_rows, tiles, relu.
+void sparse_linear(const Case& c) {
+  const auto& s = c.sizes;
+  const SparseLinear a{static_cast<float*>(c[0]),
+                       c[1],
+                       static_cast<uint8_t*>(c[2]),
+                       static_cast<uint8_t*>(c[3]),
+                       static_cast<int32_t*>(c[4]),
+                       static_cast<int32_t*>(c[5]),
+                       static_cast<float*>(c[6]),
+                       static_cast<float*>(c[7]),
+                       s[0],
+                       s[1],
+                       s[2],
+                       s[3],
+                       s[4],
+                       s[5],
+                       s[6] != 0,
+                       c.dtype};
+  c.run(a, cuda::sparse_linear, [&](auto type) { cuda::sparse_linear<TYPE, 64, 2>(a, nullptr); });
+}
+
+// sizes: threads a block, blocks.
+template <auto kernel>
+void plant(const Case& c) {
+  cuda::launch("planted", kernel, c.sizes[1], static_cast<int>(c.sizes[0]), nullptr, static_cast<float*>(c[0]),
+               c.sizes[0]);
+}
+
+#define NAMED(function) {#function, function}
+#define PLANTED(kernel) {#kernel, plant<planted::kernel>}
+const std::map<std::string, void (*)(const Case&)> ops = {
+    NAMED(apply_mask),
+    NAMED(prune_splice),
+    NAMED(sgd_prune_splice),
+    NAMED(masked_linear),
+    NAMED(masked_linear_grad_x),
+    NAMED(masked_linear_grad_weight),
+    NAMED(sparse_linear),
+    PLANTED(global_out_of_bounds),
+    PLANTED(shared_out_of_bounds),
+    PLANTED(misaligned),
+    PLANTED(not_initialised),
+    PLANTED(read_without_barrier),
+    PLANTED(rewrite_without_barrier),
+    PLANTED(count_without_atomic),
+    PLANTED(blocks_collide),
+    PLANTED(divergent_barrier),
+    PLANTED(barrier_not_reached),
+    PLANTED(lane_not_there),
+    PLANTED(faultless),
+};
+
+template <class T>
+std::vector<T> read_list(std::istream& in) {
+  size_t n;
+  in >> n;
+  std::vector<T> list(n);
+  for (T& x : list) in >> x;
+  return list;
+}
+
+// op dtype small order last_only, sizes, numbers, of each array the bytes, the zeros before them and the distance from
+// 16-byte alignment; a newline; the arrays.
+bool read_case(std::istream& in, Case& c) {
+  int dtype;
+  if (!(in >> c.op >> dtype >> c.small >> cuda_host::thread_order >> cuda_host::last_block_only)) return false;
+  c.dtype = static_cast<Dtype>(dtype);
+  c.sizes = read_list<int64_t>(in);
+  c.numbers = read_list<double>(in);
+  const auto bytes = read_list<int64_t>(in), zeros = read_list<int64_t>(in), offsets = read_list<int64_t>(in);
+  in.ignore();
+  for (size_t i = 0; i < bytes.size(); ++i) c.arrays.emplace_back(in, bytes[i], zeros[i], offsets[i]);
+  return true;
+}
+
+}  // namespace
+
+int main(int, char** argv) {
+  std::ifstream in(argv[1], std::ios::binary);
+  std::ofstream out(argv[2], std::ios::binary);
+  for (Case c; read_case(in, c); c = {}) {
+    ops.at(c.op)(c);
+    for (const Array& a : c.arrays) a.write(out);
+  }
+  return in.eof() && out.good() ? 0 : 1;
+}

@@ -1,0 +1,230 @@
+"""Every CUDA kernel, run on the CPU, equals plain torch and shows no fault: all dtypes, odd shapes, thread orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from host import DTYPES, FORWARD, RANDOM, REVERSE, Case, Driver
+from torch import Tensor
+
+import crest_ext
+from crest_ext import reference
+
+NAN = float("nan")
+# Around packs of 2, 4 and 8, a warp, the small blocks' 2 x 32 threads with packs, and a block of 256.
+LENGTHS = [1, 2, 3, 4, 7, 8, 9, 31, 32, 33, 63, 65, 127, 129, 257, 600, 2049]
+# n: both kinds of masked_linear, the edges of tiles. m, k: the edges of tiles and slices, packs or not, no inputs.
+PRODUCTS = [
+    *((1, m, k) for m, k in [(1, 1), (3, 0), (9, 8), (17, 33), (5, 264)]),
+    *((n, 10, 40) for n in (2, 7, 8, 9)),
+    *((n, m, k) for n in (9, 32, 33) for m, k in [(1, 1), (64, 32), (65, 31), (12, 100), (68, 36), (3, 0)]),
+    (70, 33, 300),
+]
+
+
+@dataclass
+class Sample:
+    """A case, with what its arrays must be afterwards: exactly, or within a tolerance for each element."""
+
+    case: Case
+    # By number of the array, or computed from all arrays as they came out; the others must not change.
+    expected: dict[int, Tensor | Callable[..., Tensor]]
+    tolerance: dict[int, Tensor] = field(default_factory=dict)
+
+
+def some(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64).to(dtype)
+
+
+def mask(*shape: int, density: float = 0.5) -> Tensor:
+    return torch.rand(*shape).lt(density)
+
+
+def rounding(dtype: torch.dtype, expected: Tensor) -> Tensor:
+    """What storing a number in `dtype` may add."""
+    info = torch.finfo(dtype)
+    return expected.abs() * info.eps + info.smallest_normal * info.eps
+
+
+def apply_mask(dtype: torch.dtype) -> Iterator[Sample]:
+    for n in LENGTHS:
+        weight, keep = some(n, dtype=dtype), mask(n)
+        weight[::3] = NAN
+        yield Sample(
+            Case("apply_mask", dtype, (n,), [weight, keep, torch.empty_like(weight)]),
+            {2: reference.apply_mask(weight, keep)},
+        )
+
+
+def prune_splice(dtype: torch.dtype) -> Iterator[Sample]:
+    for n in LENGTHS:
+        for low, high in ((0.5, 1.0), (0.75, 0.75)):
+            weight, keep = some(n, dtype=dtype), mask(n)
+            weight[::5], weight[1::5], weight[2::5] = NAN, low, -high
+            expected = keep.clone()
+            reference.prune_splice_(weight, expected, low, high)
+            yield Sample(Case("prune_splice", dtype, (n,), [weight, keep], (low, high)), {1: expected})
+
+
+def mask_of(keep: Tensor, low: float, high: float, update: bool) -> Callable[..., Tensor]:
+    """The updated mask of the weight that was stored: its rounding can move it across a threshold."""
+
+    def mask(stored: Tensor, *_: Tensor) -> Tensor:
+        updated = keep.clone()
+        if update:
+            reference.prune_splice_(stored, updated, low, high)
+        return updated
+
+    return mask
+
+
+def sgd_prune_splice(dtype: torch.dtype) -> Iterator[Sample]:
+    low, high = 0.5, 1.0
+    for n in LENGTHS:
+        for update in (True, False):
+            weight, grad, buffer, keep = *(some(n, dtype=dtype) for _ in range(3)), mask(n)
+            weight[::7] = NAN
+            w, g, b = (a.to(torch.float64, copy=True) for a in (weight, grad, buffer))
+            reference.sgd_prune_splice_(w, g, b, keep, 0.1, 0.9, 0.01, low, high, update_mask=False)
+
+            numbers = (0.1, 0.9, 0.01, low, high, float(update))
+            case = Case("sgd_prune_splice", dtype, (n,), [weight, grad, buffer, keep], numbers)
+            # A few roundings of sums whose terms are about as large as the result or 2.
+            slack = {i: 4 * rounding(dtype, x.abs().nan_to_num() + 2) for i, x in ((0, w), (2, b))}
+            yield Sample(case, {0: w, 2: b, 3: mask_of(keep, low, high, update)}, slack)
+
+
+def products(dtype: torch.dtype) -> Iterator[tuple[int, int, int, Tensor]]:
+    """(n, m, k) and a mask; the last samples' masks keep nothing, everything, and whole rows."""
+    for n, m, k in PRODUCTS:
+        yield n, m, k, mask(m, k, density=0.3)
+    for keep in (
+        torch.zeros(33, 72, dtype=torch.bool),
+        torch.ones(33, 72, dtype=torch.bool),
+        mask(33, 1).expand(33, 72),
+    ):
+        for n in (1, 6, 40):
+            yield n, 33, 72, keep
+
+
+def product(op: str, dtype: torch.dtype, sizes: tuple[int, int, int], arrays: list[Tensor | None],
+            multiply: Callable[..., Tensor], terms: int) -> Sample:  # fmt: skip
+    """The last of `arrays` becomes multiply(the others): sums of `terms` products, kept in float32 or float64."""
+    wide = [a.double() if a is not None and a.is_floating_point() else a for a in arrays[:-1]]
+    expected = multiply(*wide)
+    sizes_of_terms = multiply(*(a.abs() if a is not None and a.is_floating_point() else a for a in wide))
+    accumulator = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32)
+    tolerance = (terms + 2) * accumulator.eps * sizes_of_terms + rounding(dtype, expected)
+    last = len(arrays) - 1
+    return Sample(Case(op, dtype, sizes, arrays), {last: expected}, {last: tolerance})
+
+
+def masked_linear(dtype: torch.dtype) -> Iterator[Sample]:
+    def multiply(x: Tensor, weight: Tensor, keep: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.nn.functional.linear(x, torch.where(keep, weight, 0), bias)
+
+    for i, (n, m, k, keep) in enumerate(products(dtype)):
+        weight, bias = some(m, k, dtype=dtype), some(m, dtype=dtype) if i % 3 else None
+        weight[~keep] = NAN
+        arrays = [some(n, k, dtype=dtype), weight, keep, bias, torch.empty(n, m, dtype=dtype)]
+        yield product("masked_linear", dtype, (n, m, k), arrays, multiply, k)
+
+
+def masked_linear_grad_x(dtype: torch.dtype) -> Iterator[Sample]:
+    def multiply(grad: Tensor, weight: Tensor, keep: Tensor) -> Tensor:
+        return grad @ torch.where(keep, weight, 0)
+
+    for n, m, k, keep in [*products(dtype), (9, 0, 5, mask(0, 5))]:
+        if k == 0:
+            continue  # an empty result: nothing is launched
+        weight = some(m, k, dtype=dtype)
+        weight[~keep] = NAN
+        arrays = [some(n, m, dtype=dtype), weight, keep, torch.empty(n, k, dtype=dtype)]
+        yield product("masked_linear_grad_x", dtype, (n, m, k), arrays, multiply, m)
+
+
+def masked_linear_grad_weight(dtype: torch.dtype) -> Iterator[Sample]:
+    def multiply(grad: Tensor, x: Tensor, keep: Tensor) -> Tensor:
+        return torch.where(keep, grad.t() @ x, 0)
+
+    for n, m, k, keep in [*products(dtype), (0, 9, 5, mask(9, 5))]:
+        if k == 0:
+            continue
+        arrays = [some(n, m, dtype=dtype), some(n, k, dtype=dtype), keep, torch.empty(m, k, dtype=dtype)]
+        yield product("masked_linear_grad_weight", dtype, (n, m, k), arrays, multiply, n)
+
+
+# The edges of a slice, a block, a tile; one row of x and several.
+PACKED = [(1, 1, 1), (3, 16, 128), (1, 17, 129), (9, 300, 40), (2, 5, 300)]
+
+
+def sparse_linear(dtype: torch.dtype) -> Iterator[Sample]:
+    """`dtype` is that of the weight; x and y are float32."""
+    if dtype == torch.float64:
+        return
+    for i, (n, m, k) in enumerate(PACKED):
+        for density in (0.0, 0.1, 1.0):
+            weight, relu = torch.where(mask(m, k, density=density), some(m, k, dtype=dtype), 0), i % 2
+            *packed, _, _ = crest_ext.pack_sparse(weight, dtype)
+            x, bias = torch.randn(n, k), torch.randn(m) if i % 3 else None
+            blocks = -(-m // 256)
+            sizes = (n, m, k, blocks, -(-m // blocks // 16) * 16, -(-k // 128), relu)
+            expected = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
+            expected = expected.relu() if relu else expected
+            terms = x.abs().double() @ weight.abs().double().t() + (0 if bias is None else bias.abs())
+            arrays = [x, *packed, bias, torch.empty(n, m)]
+            yield Sample(
+                Case("sparse_linear", dtype, sizes, arrays), {7: expected}, {7: (k + 3) * torch.finfo().eps * terms}
+            )
+
+
+OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
+OPS += [sparse_linear]
+
+
+def check(driver: Driver, samples: list[Sample]) -> None:
+    for sample, arrays in zip(samples, driver(*(s.case for s in samples)), strict=True):
+        for i, (before, after) in enumerate(zip(sample.case.arrays, arrays, strict=True)):
+            if before is None:
+                continue
+            expected = sample.expected.get(i, before)
+            expected = expected if isinstance(expected, Tensor) else expected(*arrays)
+            tolerance = sample.tolerance.get(i, torch.zeros(()))
+            where = f"array {i} of {replace(sample.case, arrays=[])}"
+            assert torch.equal(after.isnan(), expected.isnan()), where
+            excess = (after.double() - expected.double()).abs() - tolerance
+            assert not (excess > 0).any(), f"{where}: {excess.nan_to_num().max()} over the tolerance"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_equals_reference(op: Callable[[torch.dtype], Iterator[Sample]], dtype: torch.dtype, checked: Driver) -> None:
+    """As launched, and from memory off the 16-byte boundaries that packs need."""
+    samples = list(op(dtype))
+    shifted = [replace(s, case=replace(s.case, offset=1)) for s in samples]
+    check(checked, samples + shifted)
+
+
+@pytest.mark.parametrize("order", [FORWARD, REVERSE, RANDOM])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("op", OPS)
+def test_small_blocks(
+    op: Callable[[torch.dtype], Iterator[Sample]], dtype: torch.dtype, order: int, checked: Driver
+) -> None:
+    """Several blocks and turns on small shapes, whichever thread runs first."""
+    check(checked, [replace(s, case=replace(s.case, small=True, order=order)) for s in op(dtype)])
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("op", OPS)
+def test_no_races(op: Callable[[torch.dtype], Iterator[Sample]], small: bool, race: Driver) -> None:
+    check(race, [replace(s, case=replace(s.case, small=small, order=RANDOM)) for s in op(torch.float32)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_no_races_in_other_types(dtype: torch.dtype, race: Driver) -> None:
+    """Bytes of neighbours in one pack or word."""
+    check(race, [sample for op in OPS for sample in list(op(dtype))[-8:]])

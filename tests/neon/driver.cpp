@@ -1,0 +1,162 @@
+// driver CASES RESULTS: calls the CPU kernels of one instruction set on the cases that tests/driver.py wrote, and
+// writes every array of every case back. Each call is cut in two at an odd place, as parallel_for might.
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "../../csrc/apply_mask.h"
+#include "../../csrc/masked_linear.h"
+#include "../../csrc/masked_linear_grad_weight.h"
+#include "../../csrc/masked_linear_grad_x.h"
+#include "../../csrc/prune_splice.h"
+#include "../../csrc/sgd_prune_splice.h"
+#include "../../csrc/sparse_linear.h"
+
+namespace {
+
+using namespace crest;
+using namespace crest::CREST_ISA;
+
+struct Case {
+  std::string op;
+  Dtype dtype;
+  std::vector<int64_t> sizes;
+  std::vector<double> numbers;
+  std::vector<char*> arrays;
+  std::vector<int64_t> bytes;
+
+  char* operator[](size_t i) const { return arrays.at(i); }
+  bool* mask(size_t i) const { return reinterpret_cast<bool*>(arrays.at(i)); }
+};
+
+template <class Args>
+void in_two(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int64_t end) {
+  const int64_t cut = end / 3;
+  kernel(args, 0, cut);
+  kernel(args, cut, end);
+}
+
+// sizes: n, m, k, blocks, block_rows, tiles, relu, numbers in the panels.
+void sparse(const Case& c) {
+  const auto& s = c.sizes;
+  const auto bytes = [&](size_t i) { return reinterpret_cast<uint8_t*>(c[i]); };
+  const auto ints = [&](size_t i) { return reinterpret_cast<int32_t*>(c[i]); };
+  const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
+  const SparseLinear a{floats(0), c[1], bytes(2), bytes(3), ints(4), ints(5), floats(6), floats(7),
+                       s[0],      s[1], s[2],     s[3],     s[4],    s[5],    s[6] != 0, c.dtype};
+  const int64_t steps = c.bytes.at(2) / slice_rows + 1;
+  if (a.n <= few_rows_of_x) return in_two<SparseLinear>(sparse_linear_few, a, steps);
+  std::vector<float> panels(static_cast<size_t>(s[7]));
+  sparse_linear_pack(a, panels.data(), 0, a.k / 3);
+  sparse_linear_pack(a, panels.data(), a.k / 3, a.k);
+  sparse_linear_panels(a, panels.data(), 0, steps / 3);
+  sparse_linear_panels(a, panels.data(), steps / 3, steps);
+}
+
+template <class F>
+void in_two(int64_t end, const F& f) {
+  f(0, end / 3);
+  f(end / 3, end);
+}
+
+// A matrix (n, k) in panels, or room for one that is written.
+struct OwnPanels {
+  std::vector<char> room;
+  Panels panels;
+  OwnPanels(int64_t n, int64_t k) : room((n + 63) / 64 * 64 * k * sizeof(double)), panels{room.data(), n, k} {}
+  OwnPanels(const void* matrix, int64_t n, int64_t k, Dtype dtype) : OwnPanels(n, k) {
+    in_two<Pack>(pack, {matrix, panels, dtype}, k);
+  }
+};
+
+// The masked ops take one number: whether the kernel for few rows runs.
+void linear(const Case& c) {
+  const int64_t n = c.sizes[0], m = c.sizes[1], k = c.sizes[2];
+  const MaskedLinear a{c[0], c[1], c.mask(2), c[3], c[4], n, m, k, c.dtype};
+  if (c.numbers[0] != 0) return in_two<MaskedLinear>(masked_linear_few, a, m);
+  const OwnPanels x(c[0], n, k, c.dtype), y(n, m);
+  in_two(m, [&](int64_t begin, int64_t end) { masked_linear_sparse(a, x.panels, y.panels, begin, end); });
+  in_two<Unpack>(unpack, {y.panels, c[3], c[4], c.dtype}, m);
+}
+
+void linear_grad_x(const Case& c) {
+  const int64_t n = c.sizes[0], m = c.sizes[1], k = c.sizes[2];
+  const MaskedLinearGradX a{c[0], c[1], c.mask(2), c[3], n, m, k, c.dtype};
+  if (c.numbers[0] != 0) return in_two<MaskedLinearGradX>(masked_linear_grad_x_few, a, k);
+  const OwnPanels grad(c[0], n, m, c.dtype), x(n, k);
+  in_two(k, [&](int64_t begin, int64_t end) { masked_linear_grad_x_sparse(a, grad.panels, x.panels, begin, end); });
+  in_two<Unpack>(unpack, {x.panels, nullptr, c[3], c.dtype}, k);
+}
+
+void linear_grad_weight(const Case& c) {
+  const int64_t n = c.sizes[0], m = c.sizes[1], k = c.sizes[2];
+  const MaskedLinearGradWeight a{c[0], c[1], c.mask(2), c[3], n, m, k, c.dtype};
+  if (c.numbers[0] != 0) return in_two<MaskedLinearGradWeight>(masked_linear_grad_weight_few, a, m);
+  const OwnPanels grad(c[0], n, m, c.dtype), x(c[1], n, k, c.dtype);
+  in_two(m,
+         [&](int64_t begin, int64_t end) { masked_linear_grad_weight_sparse(a, grad.panels, x.panels, begin, end); });
+}
+
+const std::map<std::string, void (*)(const Case&)> ops = {
+    {"apply_mask",
+     [](const Case& c) { in_two<ApplyMask>(apply_mask, {c[0], c.mask(1), c[2], c.sizes[0], c.dtype}, c.sizes[0]); }},
+    {"masked_linear", linear},
+    {"masked_linear_grad_x", linear_grad_x},
+    {"masked_linear_grad_weight", linear_grad_weight},
+    {"prune_splice_",
+     [](const Case& c) {
+       const auto& x = c.numbers;
+       in_two<PruneSplice>(prune_splice, {c[0], c.mask(1), c.sizes[0], x[0], x[1], c.dtype}, c.sizes[0]);
+     }},
+    {"sgd_prune_splice_",
+     [](const Case& c) {
+       const auto& x = c.numbers;
+       in_two<SgdPruneSplice>(
+           sgd_prune_splice,
+           {c[0], c[1], c[2], c.mask(3), c.sizes[0], x[0], x[1], x[2], x[3], x[4], x[5] != 0, c.dtype}, c.sizes[0]);
+     }},
+    {"sparse_linear", sparse},
+};
+
+template <class T>
+std::vector<T> read_list(std::istream& in) {
+  size_t n = 0;
+  in >> n;
+  std::vector<T> list(n);
+  for (T& x : list) in >> x;
+  return list;
+}
+
+// op dtype, sizes, numbers, bytes of each array (-1: a null pointer); a newline; the arrays.
+bool read_case(std::istream& in, Case& c) {
+  int dtype;
+  if (!(in >> c.op >> dtype)) return false;
+  c.dtype = static_cast<Dtype>(dtype);
+  c.sizes = read_list<int64_t>(in);
+  c.numbers = read_list<double>(in);
+  c.bytes = read_list<int64_t>(in);
+  in.ignore();
+  for (const int64_t bytes : c.bytes) {
+    char* data = bytes < 0 ? nullptr : static_cast<char*>(std::malloc(static_cast<size_t>(bytes)));
+    if (data) in.read(data, bytes);
+    c.arrays.push_back(data);
+  }
+  return true;
+}
+
+}  // namespace
+
+int main(int, char** argv) {
+  std::ifstream in(argv[1], std::ios::binary);
+  std::ofstream out(argv[2], std::ios::binary);
+  for (Case c; read_case(in, c); c = {}) {
+    ops.at(c.op)(c);
+    for (size_t i = 0; i < c.arrays.size(); ++i) {
+      if (c.arrays[i]) out.write(c.arrays[i], c.bytes[i]);
+      std::free(c.arrays[i]);
+    }
+  }
+  return in.eof() && out.good() ? 0 : 1;
+}

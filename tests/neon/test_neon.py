@@ -1,0 +1,168 @@
+"""The aarch64 kernels: cross-compiled with every warning an error, run under qemu, compared with the reference."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from crest_ext import pack_sparse, reference
+from driver import KERNELS, Case, call, kernel_flags
+from samples import DTYPES, SAMPLES
+
+Run = Callable[[Sequence[Case]], list[list[Tensor | None]]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    native = platform.machine() == "aarch64"
+    compiler, emulator = ("g++", None) if native else ("aarch64-linux-gnu-g++", "qemu-aarch64")
+    for tool in filter(None, (compiler, emulator)):
+        if shutil.which(tool) is None:
+            pytest.skip(f"no {tool}")
+    folder = tmp_path_factory.mktemp("neon")
+    program = folder / "driver"
+    sources = [Path(__file__).parent / "driver.cpp", *KERNELS]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    subprocess.run([compiler, *kernel_flags("neon"), *warnings, "-static", *sources, "-o", program], check=True)
+    return partial(call, [emulator, program] if emulator else [program], folder)
+
+
+def apply_mask(weight: Tensor, mask: Tensor, straight_through: bool = False) -> Case:
+    return Case("apply_mask", weight.dtype, [weight.numel()], [weight, mask, torch.empty_like(weight)])
+
+
+def prune_splice_(weight: Tensor, mask: Tensor, *numbers: float) -> Case:
+    return Case("prune_splice_", weight.dtype, [weight.numel()], [weight, mask], numbers)
+
+
+def sgd_prune_splice_(weight: Tensor, grad: Tensor, buffer: Tensor, mask: Tensor, *numbers: float) -> Case:
+    arrays = [weight, grad, buffer, mask]
+    return Case("sgd_prune_splice_", weight.dtype, [weight.numel()], arrays, [float(x) for x in numbers])
+
+
+CASES = {f.__name__: f for f in (apply_mask, prune_splice_, sgd_prune_splice_)}
+
+
+def contiguous(args: tuple[Any, ...], dtype: torch.dtype | None = None) -> list[Any]:
+    """Copies, the floating tensors in `dtype`."""
+
+    def one(a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return a
+        return a.to(dtype if a.is_floating_point() else None, copy=True).contiguous()
+
+    return [one(a) for a in args]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", CASES)
+def test_equals_reference(run: Run, op: str, dtype: torch.dtype) -> None:
+    """In `dtype` against the reference in float64, over the samples that every op is tested on."""
+    samples = list(SAMPLES[op](dtype, "cpu"))
+    got = run([CASES[op](*contiguous(args)) for args in samples])
+    for args, arrays in zip(samples, got, strict=True):
+        expected = contiguous(args, torch.float64)
+        result = getattr(reference, op)(*expected)
+        written = [a for a in [*expected, result] if isinstance(a, Tensor)]
+        for e, g in zip(written, arrays, strict=True):
+            assert g is not None
+            if g.dtype == torch.bool and op == "sgd_prune_splice_":
+                e = args[3].clone()
+                if args[-1]:
+                    reference.prune_splice_(arrays[0], e, *args[-3:-1])  # of the weight as it was rounded
+                assert torch.equal(g, e)
+                continue
+            tolerance = 4 * torch.finfo(dtype).eps
+            torch.testing.assert_close(g.to(e.dtype), e, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("relu", [False, True])
+def test_sparse_linear(run: Run, relu: bool, dtype: torch.dtype) -> None:
+    """Without panels and with a panel of each width, over the edges of slices, blocks and tiles."""
+    cases, expected = [], []
+    for n in (1, 2, 5, 9, 20, 70):
+        for m, k, density in ((17, 129, 0.2), (300, 40, 0.3), (5, 3, 1.0), (4, 9, 0.0)):
+            weight = torch.where(torch.rand(m, k) < density, torch.randn(m, k), 0)
+            x, bias, (*packed, _, _) = torch.randn(n, k), torch.randn(m), pack_sparse(weight, dtype)
+            blocks, last = -(-m // 256), next(w for w in (8, 16, 32, 64) if w >= (n - 1) % 64 + 1)
+            sizes = [
+                n,
+                m,
+                k,
+                blocks,
+                -(-m // blocks // 16) * 16,
+                -(-k // 128),
+                int(relu),
+                ((n - 1) // 64 * 64 + last) * k,
+            ]
+            cases.append(Case("sparse_linear", dtype, sizes, [x, *packed, bias, torch.zeros(n, m)]))
+            y = torch.nn.functional.linear(x, weight.to(dtype).float(), bias)
+            expected.append(y.relu() if relu else y)
+    for arrays, e in zip(run(cases), expected, strict=True):
+        torch.testing.assert_close(arrays[-1], e, rtol=1e-4, atol=1e-5)
+
+
+def linear_case(op: str, args: tuple[Any, ...], few: bool) -> Case:
+    first, second, mask, *rest = args
+    n, (m, k) = first.shape[0], mask.shape
+    bias = [rest[0] if rest else None] if op == "masked_linear" else []
+    shape = {"masked_linear": (n, m), "masked_linear_grad_x": (n, k), "masked_linear_grad_weight": (m, k)}[op]
+    arrays = [first, second, mask, *bias, torch.full(shape, float("nan"), dtype=first.dtype)]
+    return Case(op, first.dtype, [n, m, k], arrays, [float(few)])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("op", ["masked_linear", "masked_linear_grad_x", "masked_linear_grad_weight"])
+def test_linear_equals_reference(run: Run, op: str, dtype: torch.dtype) -> None:
+    """The kernel for few rows, where it takes them, and the sparse one; also beyond a tile of 64 columns."""
+    own = {
+        "masked_linear": ("nk", "mk"),
+        "masked_linear_grad_x": ("nm", "mk"),
+        "masked_linear_grad_weight": ("nm", "nk"),
+    }
+    samples = [contiguous(args) for args in SAMPLES[op](dtype, "cpu") if args[0].dim() == 2]
+    for sizes in ({"n": 9, "m": 131, "k": 300}, {"n": 70, "m": 67, "k": 530}):
+        shapes = ([sizes[letter] for letter in letters] for letters in own[op])
+        samples.append([*(torch.randn(shape).to(dtype) for shape in shapes), torch.rand(sizes["m"], sizes["k"]) < 0.2])
+    samples = [args for args in samples if all(a.numel() for a in args[:3])]
+    calls = [(args, few) for args in samples for few in (False, True) if not few or len(args[0]) <= 32]
+    assert {few for _, few in calls} == {False, True}
+    for (args, _), arrays in zip(calls, run([linear_case(op, args, few) for args, few in calls]), strict=True):
+        expected = getattr(reference, op)(*contiguous(tuple(args), torch.float64))
+        got = arrays[-1]
+        assert got is not None
+        eps = torch.finfo(torch.float32 if got.element_size() == 2 else dtype).eps
+        torch.testing.assert_close(got.double(), expected, rtol=4 * torch.finfo(dtype).eps, atol=1000 * eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_halves_as_torch_rounds_them(run: Run, dtype: torch.dtype) -> None:
+    """Every half read and written back; sums that fall on ties, between and beyond, rounded to torch's bits."""
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(dtype)
+    kept = torch.ones_like(every, dtype=torch.bool)
+    others = [every * 2.0**-k for k in (8, 9, 10, 11, 12, 13)] + [every, every[torch.randperm(1 << 16)]]
+    cases = [sgd_prune_splice_(torch.zeros_like(every), b, every, kept, 0, 1, 0, 0, 0, 0) for b in others]
+    (_, _, passed), *summed = run([apply_mask(every, kept), *cases])
+    expected = [every, *((every.float() + (b.float() + 0)).to(dtype) for b in others)]
+    for g, e in zip([passed, *(arrays[2] for arrays in summed)], expected, strict=True):
+        assert g is not None
+        assert torch.equal(g.isnan(), e.isnan())
+        assert torch.equal(g[~e.isnan()].view(torch.int16), e[~e.isnan()].view(torch.int16))
+
+
+def test_nan_keeps_its_mask(run: Run) -> None:
+    mask = torch.tensor([True, False] * 17)
+    for dtype in DTYPES:
+        ((_, after),) = run([prune_splice_(torch.full((34,), float("nan"), dtype=dtype), mask, 0.0, 0.0)])
+        assert after is not None
+        assert torch.equal(after, mask)

@@ -1,0 +1,139 @@
+"""Arguments for every op: what the tests of correctness, gradients, registration and tracing run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crest_ext import pack_sparse
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+Make = Callable[..., Tensor]
+# Around every register width (4, 8, 16), and nothing at all.
+SIZES = [0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 100]
+
+
+def tensor(*shape: int, dtype: torch.dtype, device: str) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64).to(device, dtype)
+
+
+def some(*shape: int, device: str, density: float = 0.5) -> Tensor:
+    return torch.rand(*shape).lt(density).to(device)
+
+
+def apply_mask(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for n in SIZES:
+        yield tensor(n, dtype=dtype, device=device), some(n, device=device)
+    for straight_through in (False, True):
+        yield tensor(3, 5, 7, dtype=dtype, device=device), some(3, 5, 7, device=device), straight_through
+    yield tensor(9, 6, dtype=dtype, device=device).t(), some(9, 6, device=device).t()
+
+
+# (n, m, k, density): few rows; then sparse and dense with a panel's narrow, middle and full width; nothing at all.
+LINEAR = [
+    (1, 3, 5, 0.5),
+    (7, 5, 33, 0.3),
+    (17, 6, 20, 0.2),
+    (20, 3, 40, 0.4),
+    (35, 5, 17, 0.1),
+    (18, 4, 9, 0.9),
+    (0, 3, 4, 0.5),
+    (18, 0, 3, 0.5),
+    (18, 3, 0, 0.5),
+]
+
+
+def masked_linear(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for n, m, k, density in LINEAR:
+        x, weight, bias = (tensor(*shape, dtype=dtype, device=device) for shape in ((n, k), (m, k), (m,)))
+        yield x, weight, some(m, k, device=device, density=density)
+        yield x, weight, some(m, k, device=device, density=density), bias, n == 7
+    x, weight = tensor(4, 3, 2, dtype=dtype, device=device).permute(2, 1, 0), tensor(4, 5, dtype=dtype, device=device)
+    yield x, weight.t(), some(4, 5, device=device).t()
+
+
+def masked_linear_grad_x(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for n, m, k, density in LINEAR:
+        grad, weight = tensor(n, m, dtype=dtype, device=device), tensor(m, k, dtype=dtype, device=device)
+        yield grad, weight, some(m, k, device=device, density=density)
+    grad, weight = (
+        tensor(5, 3, 2, dtype=dtype, device=device).permute(2, 1, 0),
+        tensor(4, 5, dtype=dtype, device=device),
+    )
+    yield grad, weight.t(), some(4, 5, device=device).t()
+
+
+def masked_linear_grad_weight(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for n, m, k, density in LINEAR:
+        grad, x = tensor(n, m, dtype=dtype, device=device), tensor(n, k, dtype=dtype, device=device)
+        yield grad, x, some(m, k, device=device, density=density)
+    grad, x = (tensor(size, 3, 2, dtype=dtype, device=device).permute(2, 1, 0) for size in (5, 4))
+    yield grad, x, some(4, 5, device=device).t()
+
+
+def prune_splice_(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for n in SIZES:
+        yield tensor(n, dtype=dtype, device=device), some(n, device=device), 0.5, 1.0
+    yield tensor(9, 6, dtype=dtype, device=device).t(), some(6, 9, device=device), 0.75, 0.75
+
+
+def sgd_prune_splice_(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for n in SIZES:
+        for update_mask in (True, False):
+            weight, grad, buffer = (tensor(n, dtype=dtype, device=device) for _ in range(3))
+            yield weight, grad, buffer, some(n, device=device), 0.1, 0.9, 0.01, 0.5, 1.0, update_mask
+
+
+# (n, m, k, density): one row of x, a panel of each width and several; the edges of slices, blocks and tiles; nothing.
+PACKED = [
+    (1, 16, 128, 0.2),
+    (2, 17, 129, 0.1),
+    (5, 300, 40, 0.3),
+    (9, 33, 260, 0.05),
+    (20, 5, 17, 1.0),
+    (70, 9, 131, 0.1),
+    (1, 3, 5, 0.0),
+    (0, 3, 4, 0.5),
+    (3, 0, 4, 0.5),
+    (3, 4, 0, 0.5),
+]
+
+
+def sparse_linear(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    if dtype != torch.float32:
+        return  # of x; see test_sparse_linear for weights in half precision
+    for n, m, k, density in PACKED:
+        x, weight, bias = (tensor(*shape, dtype=dtype, device=device) for shape in ((n, k), (m, k), (m,)))
+        packed = pack_sparse(weight * some(m, k, device=device, density=density))
+        yield x, *packed
+        yield x, *packed, bias, "relu"
+    x = tensor(130, 3, 2, dtype=dtype, device=device).permute(2, 1, 0)
+    yield x, *pack_sparse(tensor(130, 4, dtype=dtype, device=device).t()), tensor(4, dtype=dtype, device=device)
+
+
+SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
+    f.__name__: f
+    for f in (
+        apply_mask,
+        masked_linear,
+        masked_linear_grad_x,
+        masked_linear_grad_weight,
+        prune_splice_,
+        sgd_prune_splice_,
+        sparse_linear,
+    )
+}
+
+# Terms of the longest sum in an op's samples: what its rounding errors grow with.
+LONGEST_SUM = {
+    "masked_linear": 40,
+    "masked_linear_grad_x": 40,
+    "masked_linear_grad_weight": 40,
+    "sparse_linear": 130,
+}
+
+# Without a gradient, though they write nothing.
+INFERENCE = {"sparse_linear"}
