@@ -1,0 +1,103 @@
+#pragma once
+// Range asymmetric numeral systems: an interval of `freq` of the 4096 slots costs log2(4096 / freq) bits. What is put
+// last comes out first. Up to four states take turns, so that one's arithmetic overlaps the next one's.
+// Source: Duda, "Asymmetric numeral systems", 2013, arXiv:1311.2540.
+#include <array>
+#include <utility>
+
+#include "bytes.h"
+
+namespace crest::codec {
+
+constexpr int kSlotBits = 12;
+constexpr uint32_t kSlots = 1 << kSlotBits;
+constexpr uint32_t kLow = 1 << 16;  // states stay in [kLow, 2^32)
+constexpr int kMaxLanes = 4;
+
+class Encoder {
+ public:
+  Encoder() { state_.fill(kLow); }
+
+  void put(int lane, uint32_t freq, uint32_t start) {
+    uint32_t& x = state_[lane];
+    if (x >= uint64_t{freq} << (32 - kSlotBits)) {
+      push(x);
+      x >>= 16;
+    }
+    x = (x / freq << kSlotBits) + x % freq + start;
+  }
+
+  // A bit that is 1 in `freq` of the slots.
+  void put_bit(int lane, uint32_t freq, bool bit) { bit ? put(lane, freq, 0) : put(lane, kSlots - freq, freq); }
+
+  void finish(int lanes, Bytes& out) {
+    for (int lane = lanes; lane-- > 0;) {
+      push(state_[lane]);
+      push(state_[lane] >> 16);
+    }
+    out.insert(out.end(), words_.begin(), words_.end());
+  }
+
+ private:
+  void push(uint32_t word) {
+    words_.push_back(uint8_t(word));
+    words_.push_back(uint8_t(word >> 8));
+  }
+
+  std::array<uint32_t, kMaxLanes> state_;
+  Bytes words_;
+};
+
+// step(lane, i) for i below n, the lanes in turn. Lanes are constants to the compiler: it keeps the states in
+// registers.
+template <class Step, int... lane>
+[[gnu::always_inline]] inline void in_turn(uint64_t n, Step step, std::integer_sequence<int, lane...>) {
+  uint64_t i = 0;
+  for (; i + sizeof...(lane) <= n; i += sizeof...(lane)) (step(lane, i + lane), ...);
+  ((i + lane < n ? step(lane, i + lane) : void()), ...);
+}
+
+// Loops copy it, so that its states are kept in registers, and assign it back.
+class Decoder {
+ public:
+  Decoder(Source source, int lanes) : in(source) {
+    state_.fill(kLow);
+    for (int lane = 0; lane < lanes; ++lane) {
+      const uint32_t high = in.pop();
+      state_[lane] = high << 16 | in.pop();
+      if (high == 0) refuse("states of the coder must be at least ", kLow, ", got ", state_[lane]);
+    }
+  }
+
+  uint32_t slot(int lane) const { return state_[lane] & (kSlots - 1); }
+
+  // Leaves an interval; `offset` is where in it the slot lies.
+  void take(int lane, uint32_t freq, uint32_t offset) {
+    uint32_t& x = state_[lane];
+    x = freq * (x >> kSlotBits) + offset;
+    if (x < kLow) x = x << 16 | in.pop();  // rare enough to be a branch, which costs the usual case nothing
+  }
+
+  [[gnu::always_inline]] uint32_t bit(int lane, uint32_t freq) {
+    uint32_t& x = state_[lane];
+    const uint32_t product = freq * (x >> kSlotBits), one = slot(lane) + product, zero = x - product - freq;
+    const bool bit = slot(lane) < freq;
+    x = bit ? one : zero;  // a conditional move: a branch would be mispredicted
+    if (x < kLow) x = x << 16 | in.pop();
+    return bit;
+  }
+
+  // Both ends have met and all that was put has come out.
+  void finish() {
+    for (uint32_t x : state_)
+      if (x != kLow) refuse("states of the coder must end as ", kLow, ", got ", x);
+    in.finish();
+  }
+
+  Source in;
+
+ private:
+  std::array<uint32_t, kMaxLanes> state_;
+};
+
+}  // namespace crest::codec

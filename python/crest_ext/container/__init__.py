@@ -1,0 +1,9 @@
+"""Tensors and models in one small file that is checked before it is believed: docs/format.md.
+
+The names and their meaning are those of safetensors.
+"""
+
+from crest_ext.container.files import load, load_file, safe_open, save, save_file
+from crest_ext.container.models import load_model, save_model
+
+__all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]

@@ -1,0 +1,150 @@
+"""How the bytes of one tensor become a payload, and back. See docs/format.md.
+
+The sparse codec is only read: rans makes smaller payloads.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crest_ext import _C
+from crest_ext.container.index import DEFLATED, EXPANSION, RANS, RAW, SPARSE, Cursor, Entry, varint
+
+Bytes = NDArray[np.uint8]
+LARGE = 1 << 20  # bytes, from which on no time is spent on trying
+
+
+def encode(tensor: Tensor) -> tuple[int, bytes | memoryview]:
+    """The smallest payload of a tensor: its codec and its bytes."""
+    if not tensor.numel():
+        return RAW, b""
+    data: Bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    rows = tensor.shape[0] if tensor.dim() > 1 else 1
+    coded = _C.encode_tensor(data, _kind(tensor.dtype), tensor.dtype.itemsize, tensor.numel() // rows)
+    itemsize = tensor.dtype.itemsize
+    if tensor.dtype == torch.bool:
+        data = np.packbits(data, bitorder="little")
+    choices: list[tuple[int, bytes | memoryview]] = [(RAW, data.data)]
+    if data.nbytes <= EXPANSION * len(coded):
+        choices.append((RANS, coded))
+    # Deflate finds repeats, which models of single values do not; a quick look at the start says whether there are any.
+    start = _shuffle(data[:LARGE], itemsize)
+    quick = len(zlib.compress(start.data, 1)) * data.nbytes / start.nbytes
+    if quick < len(choices[-1][1]):
+        choices.append((DEFLATED, _deflate(_shuffle(data, itemsize))))
+    return min(choices, key=lambda choice: len(choice[1]))
+
+
+def decode(entry: Entry, payload: bytearray, where: str) -> Tensor:
+    """The tensor of a payload whose CRC matches. Allocates no more than the entry's expansion limit allows."""
+    if entry.numel == 0:
+        if payload:
+            raise ValueError(f"{where}: an empty tensor must have an empty payload, got {len(payload)} bytes")
+        return torch.empty(entry.shape, dtype=entry.dtype)
+    if entry.codec == RANS:
+        out = torch.empty(entry.shape, dtype=entry.dtype)
+        view = out.reshape(-1).view(torch.uint8).numpy()
+        try:
+            _C.decode_tensor(payload, view, _kind(entry.dtype), entry.dtype.itemsize)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+        return out
+    data: bytearray | Bytes = payload
+    itemsize = 1 if entry.dtype == torch.bool else entry.dtype.itemsize
+    if entry.codec == DEFLATED:
+        data = _unshuffle(_inflate(payload, entry.nbytes, where, "values", exact=True), itemsize)
+    elif entry.codec == SPARSE:
+        data = _decode_sparse(entry, bytes(payload), where)
+    if entry.dtype != torch.bool:
+        return torch.frombuffer(data, dtype=entry.dtype).reshape(entry.shape)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    if bits[entry.numel :].any():
+        raise ValueError(f"{where}: bits after the last bool must be 0")
+    return torch.from_numpy(bits[: entry.numel].copy()).view(torch.bool).reshape(entry.shape)
+
+
+def _kind(dtype: torch.dtype) -> _C.Kind:
+    return "bool" if dtype == torch.bool else "float" if dtype.is_floating_point else "int"
+
+
+def _shuffle(data: Bytes, itemsize: int) -> Bytes:
+    """First bytes of all values, then all second bytes, ...: exponents stand beside exponents."""
+    return np.ascontiguousarray(data.reshape(-1, itemsize).T)
+
+
+def _unshuffle(planes: bytes, itemsize: int) -> Bytes:
+    data: Bytes = np.frombuffer(planes, np.uint8).reshape(itemsize, -1).T.copy()  # A copy can be written to.
+    return data.reshape(-1)
+
+
+def _deflate(data: Bytes) -> bytes:
+    """The shortest of three ways to deflate; of much data, the one that finds most repeats."""
+    ways = (zlib.Z_DEFAULT_STRATEGY, zlib.Z_RLE, zlib.Z_HUFFMAN_ONLY)
+    return min((_deflate_by(way, data) for way in (ways if data.nbytes <= LARGE else ways[:1])), key=len)
+
+
+def _deflate_by(way: int, data: Bytes) -> bytes:
+    # No header and no checksum (negative window): the index has one.
+    packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, way)
+    return packer.compress(data.data) + packer.flush()
+
+
+def _inflate(data: bytes | bytearray, limit: int, where: str, what: str, *, exact: bool) -> bytes:
+    """Decompress at most `limit` bytes: what a stream declares or would grow to is never allocated."""
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        out = unpacker.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"{where}: {what} must be a deflate stream: {error}") from None
+    if len(out) > limit or (exact and len(out) != limit):
+        raise ValueError(f"{where}: {what} must inflate to {'' if exact else 'at most '}{limit} bytes")
+    if not unpacker.eof:
+        raise ValueError(f"{where}: {what} must be a whole deflate stream, got one that is cut off")
+    if unpacker.unused_data:
+        raise ValueError(f"{where}: {what} must end with its stream, got {len(unpacker.unused_data)} more bytes")
+    return out
+
+
+def _decode_sparse(entry: Entry, payload: bytes, where: str) -> Bytes:
+    itemsize = entry.dtype.itemsize
+    cursor = Cursor(payload, where)
+    count = cursor.varint("number of values", entry.numel)
+    packed = cursor.take(cursor.varint("length of positions"), "positions")
+    values = cursor.take(cursor.left, "values")
+    # Values first: they bound the count by what the payload holds.
+    kept = _unshuffle(_inflate(values, count * itemsize, where, "values", exact=True), itemsize).view(f"<u{itemsize}")
+    if not kept.all():
+        raise ValueError(f"{where}: values must not be zero")
+    longest = len(varint(entry.numel - 1))
+    gaps = _unvarints(_inflate(packed, count * longest, where, "positions", exact=False), count, longest, where)
+    positions = np.cumsum(gaps + 1) - 1
+    # The sum of gaps, each below 2**62, cannot pass 2**63 without a negative number on the way.
+    if count and (gaps.max() >= entry.numel or positions.min() < 0 or positions[-1] >= entry.numel):
+        raise ValueError(f"{where}: positions must be below {entry.numel}, got {int(positions.max())}")
+    words = np.zeros(entry.numel, f"<u{itemsize}")
+    words[positions] = kept
+    return words.view(np.uint8)
+
+
+def _unvarints(data: bytes, count: int, longest: int, where: str) -> NDArray[np.int64]:
+    """LEB128 of many values: exactly `count` of at most `longest` bytes, in the one shortest form."""
+    raw = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(raw < 0x80)
+    if len(ends) != count or (len(raw) and raw[-1] >= 0x80):
+        raise ValueError(f"{where}: positions must be {count} varints, got {len(ends)}")
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)[:count]
+    lengths = ends - starts + 1
+    if lengths.max(initial=0) > longest:
+        raise ValueError(f"{where}: positions must have at most {longest} bytes, got {int(lengths.max())}")
+    if (raw[ends][lengths > 1] == 0).any():
+        raise ValueError(f"{where}: positions must be varints of the fewest bytes")
+    values = np.zeros(count, np.int64)
+    for k in range(int(lengths.max(initial=0))):
+        some = lengths > k
+        values[some] |= (raw[starts[some] + k] & 0x7F).astype(np.int64) << 7 * k
+    return values

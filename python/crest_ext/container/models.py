@@ -1,0 +1,99 @@
+"""Files of whole models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from crest_ext.container.files import StrPath, load_file, save_file
+
+# Bool buffers of crest_ext.nn's masked modules, and the parameter beside them that each masks.
+MASKED = {"mask": "weight", "bias_mask": "bias"}
+
+
+def save_model(model: nn.Module, path: StrPath, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the state of a model; of a masked model the compressed weights alone.
+
+    A masked parameter is written as it acts, 0.0 where its mask drops it, and no mask beside it: `load_model` reads
+    the file into the plain network as well as into the masked one. A weight that is zero but kept is written as -0.0,
+    so the masks come back exactly. Tensors that share their memory (tied weights) are written once.
+
+    Raises:
+        ValueError: the state holds something that is not a tensor; what `save_file` raises.
+        OSError: the file cannot be written.
+    """
+    state = model.state_dict()
+    masks = _masks(state)
+    names = {group[0] for group in _tied(state, masks)}.difference(masks.values())
+    save_file({n: _effective(state[n], state[masks[n]]) if n in masks else state[n] for n in names}, path, metadata)
+
+
+def load_model(model: nn.Module, path: StrPath, strict: bool = True) -> tuple[list[str], list[str]]:
+    """Read a file of `save_model` into a model in place: the plain network or a masked one.
+
+    In a masked one, a +0.0 in the file is a dropped weight and everything else is kept.
+
+    Args:
+        model: takes the values, on its own devices and in its own dtypes.
+        path: of the file.
+        strict: whether a missing or an unexpected name is an error.
+
+    Returns:
+        The names the file lacks and the names the model lacks.
+
+    Raises:
+        ValueError: a shape differs; with strict, a name is missing or unexpected; what `load_file` raises.
+    """
+    tensors = load_file(path)
+    state = model.state_dict()
+    masks = _masks(state)
+    groups = [group for group in _tied(state, masks) if group[0] not in masks.values()]
+    missing = [group[0] for group in groups if not any(name in tensors for name in group)]
+    expected = {name for group in groups for name in group}
+    unexpected = [name for name in tensors if name not in expected]
+    if strict and (missing or unexpected):
+        names = "; ".join(
+            f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unexpected", unexpected)) if names
+        )
+        raise ValueError(f"{path}: names must be those of the model, got {names}")
+    values = {name: tensors[name] for name in tensors if name in expected}
+    for name, value in values.items():
+        if value.shape != state[name].shape:
+            shapes = f"{tuple(state[name].shape)}, got {tuple(value.shape)}"
+            raise ValueError(f"{path}: tensor {name!r} must have the shape of the model's, {shapes}")
+    values |= {masks[n]: (v != 0) | torch.signbit(v) for n, v in values.items() if n in masks}
+    model.load_state_dict(values, strict=False)
+    return missing, unexpected
+
+
+def _masks(state: Mapping[str, object]) -> dict[str, str]:
+    """Names of masked parameters and of their masks."""
+    pairs = {}
+    for name, mask in state.items():
+        prefix, dot, leaf = name.rpartition(".")
+        masked = state.get(f"{prefix}{dot}{MASKED.get(leaf)}")
+        if not (isinstance(mask, Tensor) and mask.dtype == torch.bool and isinstance(masked, Tensor)):
+            continue
+        if masked.is_floating_point() and masked.shape == mask.shape:
+            pairs[f"{prefix}{dot}{MASKED[leaf]}"] = name
+    return pairs
+
+
+def _tied(state: Mapping[str, object], masks: Mapping[str, str]) -> list[list[str]]:
+    """Names grouped by the memory they stand for, and by the memory of their masks."""
+    groups: dict[object, list[str]] = {}
+    for name in state:
+        groups.setdefault((_memory(state[name], name), _memory(state.get(masks.get(name, "")), "")), []).append(name)
+    return list(groups.values())
+
+
+def _memory(value: object, otherwise: str) -> object:
+    if isinstance(value, Tensor) and value.device.type != "meta" and value.numel():
+        return value.device, value.data_ptr(), value.dtype, value.shape, value.stride()
+    return otherwise
+
+
+def _effective(weight: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, torch.where(weight == 0, -0.0, weight), 0.0)

@@ -1,0 +1,123 @@
+"""A second reader of codec 3, written from docs/format.md alone: slow, plain, and without the checks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+NARROW = [0, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048]
+
+
+class Payload:
+    """Read from both ends, with the states of the coder."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at, self.end, self.used = data, 0, len(data), 0
+
+    def byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
+    def varint(self) -> int:
+        byte = self.byte()
+        return byte if byte < 128 else byte - 128 + 128 * self.varint()
+
+    def raw(self, count: int) -> int:
+        window = int.from_bytes(self.data[self.at :], "little") >> self.used
+        self.at, self.used = self.at + (self.used + count) // 8, (self.used + count) % 8
+        return window % (1 << count)
+
+    def word(self) -> int:
+        self.end -= 2
+        return int.from_bytes(self.data[self.end : self.end + 2], "little")
+
+    def start(self, lanes: int) -> None:
+        self.states = [(self.word() << 16) + self.word() for _ in range(lanes)]
+
+    def symbol(self, i: int, slots: Sequence[int]) -> int:
+        """The symbol of sequence number i, of those that have so many slots."""
+        lane = i % len(self.states)
+        x = self.states[lane]
+        slot, start, symbol = x % 4096, 0, 0
+        while slot >= start + slots[symbol]:
+            start += slots[symbol]
+            symbol += 1
+        x = slots[symbol] * (x // 4096) + slot - start
+        self.states[lane] = x if x >= 65536 else (x << 16) + self.word()
+        return symbol
+
+    def alphabet(self) -> list[int]:
+        head = self.varint()
+        size = head // 2 + 1
+        if head % 2:
+            codes = [self.byte() for _ in range(size)]
+            weights = [(16 + b % 16) << b // 16 if b else 0 for b in codes]
+        else:
+            pairs = [self.byte() for _ in range((size + 1) // 2)]
+            weights = [NARROW[pairs[i // 2] >> 4 * (i % 2) & 15] for i in range(size)]
+        slots = [max(1, 4096 * w // sum(weights)) if w else 0 for w in weights]
+        while sum(slots) > 4096:
+            slots[slots.index(max(slots))] -= 1
+        slots[slots.index(max(slots))] += 4096 - sum(slots)
+        return slots
+
+    def plane(self, m: int) -> list[int]:
+        head = self.byte()
+        row_classes, column_classes, left, has_lag = head % 8 + 1, head // 8 % 8 + 1, head >> 6 & 1, head >> 7
+        lag = self.varint() if has_lag else 0
+        columns = self.varint() if row_classes * column_classes > 1 else m
+        ones = {}
+        for row in range(row_classes):
+            for column in range(column_classes):
+                for far in range(1 + has_lag):
+                    for near in range(1 + left):
+                        b = self.byte()
+                        k = b % 128
+                        rare = k if k < 8 else (8 + k % 8) << (k // 8 - 1)
+                        ones[row, column, far, near] = rare if b < 128 else 4096 - rare
+        alphabets = [self.alphabet() if count > 1 else [4096] for count in (row_classes, column_classes)]
+        rows = m // columns
+        row_class = [self.symbol(i, alphabets[0]) if row_classes > 1 else 0 for i in range(rows)]
+        column_class = [self.symbol(i, alphabets[1]) if column_classes > 1 else 0 for i in range(columns)]
+        bits: list[int] = []
+        for i in range(m):
+            far = bits[i - lag] if lag and i >= lag else 0
+            near = bits[i - 1] if left and i else 0
+            f = ones[row_class[i // columns], column_class[i % columns], far, near]
+            bits.append(1 - self.symbol(i % columns, [f, 4096 - f]))
+        return bits
+
+    def values(self, count: int, width: int) -> list[int]:
+        head = self.byte()
+        kind, shift = head // 64, head % 64
+        trailing = self.byte() if kind < 2 else 0
+        first = self.varint() if kind < 3 else 0
+        slots = self.alphabet()
+        words = [int.from_bytes(bytes(self.byte() for _ in range(width // 8)), "little") for _ in slots if kind == 3]
+        out = []
+        for i in range(count):
+            v = first + self.symbol(i, slots)
+            if kind == 3:
+                out.append(words[v])
+            elif kind == 2:
+                q = v // 4 - 2
+                z = v if v < 16 else ((4 + v % 4) << q) + self.raw(q)
+                out.append(z // 2 if z % 2 == 0 else (1 << width) - 1 - (z - 1) // 2)
+            else:
+                low = self.raw(shift - trailing) << trailing
+                out.append((v << shift) + low + (self.raw(1) << (width - 1) if kind == 1 else 0))
+        return out
+
+
+def read(data: bytes, n: int, width: int, kind: str) -> list[int]:
+    """The n elements of a payload as unsigned words."""
+    payload = Payload(data)
+    head = payload.byte()
+    payload.start(4 if head & 8 else 1)
+    mask = payload.plane(n) if head & 1 else [1] * n
+    signs = payload.plane(mask.count(0)) if head & 2 else [0] * mask.count(0)
+    values = payload.values(mask.count(1), width) if head & 4 else [1] * mask.count(1)
+    assert payload.at + (payload.used > 0) == payload.end, "both ends must meet"
+    assert all(x == 65536 for x in payload.states)
+    assert kind == "float" or not any(signs)
+    kept, zeros = iter(values), iter(signs)
+    return [next(kept) if keep else next(zeros) << (width - 1) for keep in mask]
