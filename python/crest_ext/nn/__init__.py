@@ -1,0 +1,6 @@
+"""Drop-in modules on the ops: import them beside torch.nn."""
+
+from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
+from crest_ext.nn.sparse import SparseLinear
+
+__all__ = ["Masked", "MaskedConv2d", "MaskedLinear", "SparseLinear", "mask_"]
