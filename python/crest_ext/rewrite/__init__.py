@@ -1,0 +1,21 @@
+"""What changes the structure of a model: one change, one file; each returns a new model."""
+
+from crest_ext.rewrite.factorize import FactorizedLayer, FactorizeReport, factorize
+from crest_ext.rewrite.materialize import materialize
+from crest_ext.rewrite.pack import PackedLayer, PackReport, pack
+from crest_ext.rewrite.recalibrate import recalibrate
+from crest_ext.rewrite.shrink import ShrinkReport, ShrunkLayer, shrink
+
+__all__ = [
+    "FactorizeReport",
+    "FactorizedLayer",
+    "PackReport",
+    "PackedLayer",
+    "ShrinkReport",
+    "ShrunkLayer",
+    "factorize",
+    "materialize",
+    "pack",
+    "recalibrate",
+    "shrink",
+]

@@ -1,0 +1,205 @@
+"""Layers of low rank as two thinner ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+
+from crest_ext.nn.layers import layers
+from crest_ext.rewrite.materialize import materialize
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class FactorizedLayer:
+    """What was made of one layer."""
+
+    name: str
+    rank: int | None  # None: left as it is
+    before: int  # weights, biases not counted
+    after: int
+    error: float  # Frobenius norm of the change over that of the weight
+    note: str  # why it is left as it is
+
+    def __str__(self) -> str:
+        if self.rank is None:
+            return f"{self.name}: left as it is: {self.note}"
+        fewer = f"{self.before:,} -> {self.after:,} weights"
+        return f"{self.name}: rank {self.rank}, {fewer}, relative error {self.error:.2g}"
+
+
+@dataclass(frozen=True)
+class FactorizeReport:
+    """What `factorize` did, layer by layer."""
+
+    layers: tuple[FactorizedLayer, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.layers))
+
+
+@overload
+def factorize(
+    model: Model,
+    *,
+    energy: float | None = ...,
+    rank: int | Mapping[str, int] | None = ...,
+    squared: bool = ...,
+    explain: Literal[False] = False,
+) -> Model: ...
+@overload
+def factorize(
+    model: Model,
+    *,
+    energy: float | None = ...,
+    rank: int | Mapping[str, int] | None = ...,
+    squared: bool = ...,
+    explain: Literal[True],
+) -> tuple[Model, FactorizeReport]: ...
+
+
+def factorize(
+    model: Model,
+    *,
+    energy: float | None = None,
+    rank: int | Mapping[str, int] | None = None,
+    squared: bool = True,
+    explain: bool = False,
+) -> Model | tuple[Model, FactorizeReport]:
+    """A copy whose Linear and Conv2d layers of low rank are pairs of thinner layers.
+
+    A Linear (m, k) becomes Linear(k, r) and Linear(r, m); a Conv2d with n filters (c, h, w) becomes r such filters and
+    a 1x1 convolution to n, by group. Each pair is the best of its rank in the Frobenius norm, and is an nn.Sequential
+    in the layer's place, with the singular values shared out evenly, so that training can go on. Masked layers come
+    out plain, as from `materialize`.
+
+    Args:
+        model: not changed.
+        energy: in (0, 1]; the smallest rank whose singular values hold this share of their sum, of all groups
+            together. At 1 the copy computes the same, up to rounding.
+        rank: instead of energy; of all layers, or {name or fnmatch pattern: rank}: the first match wins, and what
+            matches nothing is left as it is.
+        squared: energy is of the squared singular values, or of the singular values themselves.
+        explain: also return what was done to each layer, and why nothing was: a layer is left as it is where two
+            thinner ones would have no fewer weights.
+
+    Returns:
+        The model; with explain, (model, report).
+
+    Raises:
+        ValueError: neither or both of energy and rank, one of them out of range, a pattern that matches no layer, or
+            a weight that is not finite.
+
+    Work: one singular value decomposition a layer and group.
+    Source: Alvarez, Salzmann, "Compression-aware Training of Deep Networks", NIPS 2017, section 3.
+    """
+    if (energy is None) == (rank is None):
+        raise ValueError(f"factorize: one of energy and rank must be given, got {energy} and {rank}")
+    if energy is not None and not 0 < energy <= 1:
+        raise ValueError(f"factorize: energy must be in (0, 1], got {energy}")
+    model = materialize(model)
+    ranks = {"*": rank} if isinstance(rank, int) else rank
+    found = list(layers(model))
+    for pattern in ranks or ():
+        if not any(fnmatchcase(name, pattern) for name, _, _ in found):
+            raise ValueError(f"factorize: rank must name a layer of the model, got {pattern!r}")
+    pairs, rows = dict[nn.Module, nn.Module](), []
+    for name, layer, reason in found:
+        wanted = next((r for pattern, r in (ranks or {}).items() if fnmatchcase(name, pattern)), None)
+        if reason is None and ranks and wanted is None:
+            reason = "is not named"
+        elif reason is None:
+            reason = _reason(model, layer)
+        row, pair = (_left(name, layer, reason), None) if reason else _factors(name, layer, energy, wanted, squared)
+        if pair is not None:
+            pairs[layer] = pair
+        rows.append(row)
+    for parent in list(model.modules()):
+        for child, module in parent._modules.items():  # named_children() gives a shared one once
+            if module in pairs:
+                setattr(parent, child, pairs[module])
+    result: Model = pairs.get(model, model)  # type: ignore[assignment]
+    return (result, FactorizeReport(tuple(rows))) if explain else result
+
+
+def _reason(model: nn.Module, layer: nn.Module) -> str | None:
+    if any(layer.weight is p for m in model.modules() if m is not layer for p in m._parameters.values()):
+        return "shares its weight"
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        return "has hooks"
+    return None
+
+
+def _left(name: str, layer: nn.Linear | nn.Conv2d, why: str) -> FactorizedLayer:
+    return FactorizedLayer(name, None, layer.weight.numel(), layer.weight.numel(), 0.0, why)
+
+
+def _factors(
+    name: str, layer: nn.Linear | nn.Conv2d, energy: float | None, rank: int | None, squared: bool
+) -> tuple[FactorizedLayer, nn.Module | None]:
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    weight = layer.weight.detach()
+    matrix = weight.reshape(groups, len(weight) // groups, -1)
+    matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
+    if not matrix.isfinite().all():
+        raise ValueError(f"factorize: weight of layer {name!r} must be finite")
+    _, rows, columns = matrix.shape
+    if rank is not None and not 1 <= rank <= min(rows, columns):
+        raise ValueError(f"factorize: rank of layer {name!r} must be in [1, {min(rows, columns)}], got {rank}")
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    s[s < max(rows, columns) * torch.finfo(s.dtype).eps * s.max()] = 0  # nothing but rounding
+    if rank is None:
+        assert energy is not None
+        rank = rank_of(s, energy, squared)
+    after = groups * rank * (rows + columns)
+    if after >= weight.numel():
+        return _left(name, layer, f"rank {rank} needs {after:,} weights instead of {weight.numel():,}"), None
+    root = s[:, :rank].sqrt()
+    narrow, wide = root[:, :, None] * vh[:, :rank], u[:, :, :rank] * root[:, None]
+    error = (s[:, rank:].norm() / s.norm()).item() if s.any() else 0.0
+    pair = _pair(layer, narrow.flatten(0, 1), wide.flatten(0, 1))
+    return FactorizedLayer(name, rank, weight.numel(), after, error, ""), pair
+
+
+def rank_of(s: Tensor, energy: float, squared: bool = True) -> int:
+    """The smallest rank, at least 1, whose singular values s (groups, q), in descending order, hold the energy."""
+    share = (s.double() ** 2 if squared else s.double()).sum(0).cumsum(0)
+    return int((share < energy * share[-1]).sum()) + 1
+
+
+def _pair(layer: nn.Linear | nn.Conv2d, narrow: Tensor, wide: Tensor) -> nn.Sequential:
+    """Layers with these weights, (groups r, columns) and (all rows, r), and what else the layer has."""
+    first: nn.Module
+    second: nn.Module
+    like: dict[str, Any] = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+    if isinstance(layer, nn.Linear):
+        first = nn.Linear(layer.in_features, len(narrow), bias=False, **like)
+        second = nn.Linear(len(narrow), layer.out_features, bias=layer.bias is not None, **like)
+    else:
+        first = nn.Conv2d(
+            layer.in_channels,
+            len(narrow),
+            layer.kernel_size,  # type: ignore[arg-type]
+            layer.stride,  # type: ignore[arg-type]
+            layer.padding,  # type: ignore[arg-type]
+            layer.dilation,  # type: ignore[arg-type]
+            layer.groups,
+            bias=False,
+            padding_mode=layer.padding_mode,
+            **like,
+        )
+        bias = layer.bias is not None
+        second = nn.Conv2d(len(narrow), layer.out_channels, 1, groups=layer.groups, bias=bias, **like)
+    with torch.no_grad():
+        for module, values in ((first, narrow), (second, wide)):
+            module.weight.copy_(values.view_as(module.weight))
+            module.weight.requires_grad_(layer.weight.requires_grad)
+        if layer.bias is not None:
+            second.bias = layer.bias
+    return nn.Sequential(first, second).train(layer.training)

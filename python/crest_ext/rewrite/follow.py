@@ -1,0 +1,278 @@
+"""Channels on their way through a network: the part of `shrink` that looks."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export.graph_signature import ConstantArgument, InputKind
+from torch.fx import Node
+from torch.fx.node import map_arg
+from torch.utils import _pytree as pytree
+
+from crest_ext.rewrite.channels import Channels, Use
+
+# ATen operations by their names, without the _ of those in place.
+# fmt: off
+UNARY = {
+    "abs", "alias", "alpha_dropout", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "detach",
+    "dropout", "elu", "exp", "feature_dropout", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish",
+    "neg", "pow", "relu", "relu6", "rsqrt", "selu", "sigmoid", "silu", "softplus", "softsign", "sqrt", "square",
+    "tanh", "to",
+}
+# fmt: on
+BINARY = {"add", "div", "maximum", "minimum", "mul", "sub"}
+POOLS = {f"{kind}_pool{d}d": d for kind in ("max", "avg", "adaptive_avg") for d in (1, 2, 3)}  # over d dimensions
+POOLS |= {"upsample_nearest2d": 2, "upsample_bilinear2d": 2}
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass
+class Axis:
+    """The channels of a tensor, along one dimension. Flattening repeats ids."""
+
+    dim: int
+    ids: Tensor  # (c,)
+    known: Tensor  # (c,); bool: one value, whatever the model's input
+
+
+def follow(model: nn.Module, args: tuple[Any, ...], barred: dict[nn.Module, str]) -> Channels:
+    """The channels of a model, and which of them are one value whatever its input.
+
+    Channels get ids where a layer makes them, and keep them through what treats each by itself. What mixes them in a
+    way not listed here, or names them by number in the model's code, pins them.
+
+    Args:
+        model: plain and in evaluation; run, not changed.
+        args: its inputs.
+        barred: layers to leave as they are, with the reason.
+
+    Raises:
+        ValueError: torch.export cannot trace the model.
+    """
+    try:
+        program = torch.export.export(model, args, strict=False)
+    except Exception as error:  # of any kind: it runs the model's own code
+        raise ValueError(f"shrink: model must be traceable by torch.export, got {error}") from error
+    return _Walk(model, barred).run(program, args)
+
+
+class _Walk:
+    """Through the graph in its order on real values: they tell what a constant is, and which tensors share memory."""
+
+    def __init__(self, model: nn.Module, barred: dict[nn.Module, str]) -> None:
+        self.channels = Channels(dict(barred))
+        self.values: dict[Node, Any] = {}
+        self.axes: dict[Node, Axis] = {}
+        self.lost: dict[Node, str] = {}  # what made a tensor whose channels are not followed
+        self.readers = Counter[int]()  # operations that read a parameter or buffer, by its id()
+        self.model = model
+        self.names = {module: name for name, module in model.named_modules()}
+        self.owners = dict[int, nn.Module]()
+        for module in model.modules():
+            for tensor in itertools.chain(module.parameters(False), module.buffers(False)):
+                other = self.owners.setdefault(id(tensor), module)
+                if other is not module:
+                    self.channels.reasons.update(dict.fromkeys((module, other), "shares a parameter"))
+
+    def run(self, program: torch.export.ExportedProgram, args: tuple[Any, ...]) -> Channels:
+        inputs = iter(pytree.tree_leaves(args))
+        placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+        for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+            if spec.kind is InputKind.USER_INPUT:
+                value = next(inputs)
+                self.values[node] = value.clone() if isinstance(value, Tensor) else value
+                self.lost[node] = "the model's input"
+            elif isinstance(spec.arg, ConstantArgument):
+                self.values[node] = spec.arg.value
+            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                self.values[node] = attrgetter(spec.target or "")(self.model)
+            else:
+                self.values[node] = program.constants[spec.target or ""]
+            self.readers[id(self.values[node])] += len(node.users)
+        for node in program.graph.nodes:
+            if node.op == "get_attr":
+                self.values[node] = attrgetter(node.target)(program.graph_module)
+            elif node.op == "output":
+                self.pin(node.all_input_nodes, "they are outputs of the model")
+            elif node.op == "call_function":
+                arguments, options = map_arg((node.args, node.kwargs), lambda n: self.values[n])
+                self.values[node] = node.target(*arguments, **options)
+                self.step(node, self.values[node])
+        return self.channels
+
+    def step(self, node: Node, y: Any) -> None:
+        name = str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
+        axis = self.rule(name, node, y)
+        if axis is None:
+            origin = next((self.lost[n] for n in node.all_input_nodes if n in self.lost), None)
+            why = f"they go through {name}" + (f", with what {origin} gives" if origin else "")
+            self.pin(node.all_input_nodes, why)
+            self.lost[node] = origin or name
+        else:
+            lo, hi = _range(y, axis.dim)
+            uniform = hi - lo <= 16 * torch.finfo(y.dtype).eps * hi.abs()
+            self.axes[node] = axis = replace(axis, known=axis.known & uniform)
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            self.write(node.all_input_nodes[0], axis, f"they are written to by {name}")
+
+    def write(self, node: Node, axis: Axis | None, why: str) -> None:
+        """An operation in place: what is the same tensor has the new channels, what only shares memory is lost."""
+        x = self.values[node]
+        for other, value in self.values.items():
+            if other.users.keys() <= self.values.keys():
+                continue  # read no more
+            if isinstance(value, Tensor) and value.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+                if axis is not None and (value.shape, value.stride()) == (x.shape, x.stride()):
+                    self.axes[other] = axis
+                else:
+                    self.pin([other, node], why)
+                    self.axes.pop(other, None)
+
+    def rule(self, name: str, node: Node, y: Any) -> Axis | None:
+        """The channels of y = name(...); None where each is not a channel of its own any more."""
+        if name in ("linear", "conv2d"):
+            return None if node.kwargs else self.layer(name, node)
+        if name in ("batch_norm", "prelu"):
+            return None if node.kwargs else self.by_channel(name, node)
+        if name == "cat":
+            return self.cat(node, y)
+        inputs, args = node.all_input_nodes, list[Any](node.args)
+        x = self.axes.get(args[0]) if args and isinstance(args[0], Node) else None
+        axes = [self.axes.get(n) for n in inputs]
+        if x is None or any(axis is None or (axis.dim, len(axis.ids)) != (x.dim, len(x.ids)) for axis in axes):
+            return None
+        if name in BINARY and len({self.values[n].dim() for n in inputs}) == 1:
+            known = x.known
+            for other in filter(None, axes):
+                self.channels.unite(x.ids, other.ids)
+                known = known & other.known
+            return replace(x, known=known)
+        if len(inputs) == 1 and isinstance(y, Tensor) and y.is_floating_point():
+            return self.unary(name, args[1:], x, self.values[inputs[0]].shape, y)
+        return None
+
+    def unary(self, name: str, args: list[Any], x: Axis, shape: torch.Size, y: Tensor) -> Axis | None:
+        """The same, of what takes one tensor, with these channels and of this shape."""
+        after = y.dim() - x.dim - 1  # dimensions after that of the channels
+        if name in UNARY and y.shape == shape:
+            return None if name.endswith("dropout") and any(args[1:]) else x  # which trains, though nothing else does
+        if name in POOLS and after >= POOLS[name]:
+            # An average with padding is constant, if at all, only at the size of this input.
+            padded = name.startswith("avg") and any(pytree.tree_leaves([args[2:4], args[5:]]))
+            return replace(x, known=x.known & torch.tensor(not padded))
+        if name in ("pad", "constant_pad_nd") and after >= len(args[0]) // 2:
+            lo, hi = _range(y, x.dim)
+            self.channels.keep(x.ids[x.known & (lo != hi)], "padding follows their constant")
+            return x
+        if name in ("mean", "amax", "amin") and args and args[0]:
+            dims = {d % len(shape) for d in args[0]}
+            before = sum(d < x.dim for d in dims) if y.dim() < len(shape) else 0
+            return None if x.dim in dims else replace(x, dim=x.dim - before)
+        if name == "slice":
+            return x if (args and args[0] % len(shape) != x.dim) or y.shape == shape else None
+        if name == "permute":
+            return replace(x, dim=[d % len(shape) for d in args[0]].index(x.dim))
+        # The size must be left to torch, not be a number in the model's code.
+        flat = name == "flatten" or (name in ("view", "reshape") and args[0][x.dim : x.dim + 1] == [-1])
+        if flat and y.dim() == x.dim + 1 and y.shape[: x.dim] == shape[: x.dim]:
+            each = y.shape[x.dim] // shape[x.dim]
+            return Axis(x.dim, x.ids.repeat_interleave(each), x.known.repeat_interleave(each))
+        return None
+
+    def layer(self, name: str, node: Node) -> Axis | None:
+        x, weight, bias, *options = [*node.args, None][: max(len(node.args), 3)]
+        layer = self.owner(node, weight=weight, bias=bias)
+        groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+        if (
+            not isinstance(layer, (nn.Linear, nn.Conv2d))
+            or not isinstance(x, Node)
+            or options[3:] not in ([], [groups])
+        ):
+            return None
+        dim = self.values[x].dim() - (1 if name == "linear" else 3)
+        axis = self.opaque(x, dim, f"they are not the channels that {self.names[layer]} reads")
+        padding: Any = options[1] if len(options) > 1 else 0
+        if isinstance(padding, str):
+            padding = [k - 1 for k in layer.kernel_size] if padding == "same" else 0  # type: ignore[union-attr]
+        lo, hi = _range(self.values[x], dim)
+        foldable = axis.known & hi.isfinite()
+        if any(pytree.tree_leaves(padding)):
+            self.channels.keep(axis.ids[foldable & (lo != 0)], "padding follows their constant")
+            foldable &= (lo == 0) & (hi == 0)
+        w = layer.weight.detach().cpu()
+        nonzero = (w.flatten(2) != 0).any(2) if w.dim() > 2 else w != 0
+        nonzero = nonzero.view(groups, len(w) // groups, -1)
+        constant = ~(nonzero & ~foldable.view(groups, 1, -1)).any(2).flatten()
+        outs, value = self.channels.new(len(w)), torch.where(foldable, (lo + hi) / 2, torch.nan)
+        self.channels.uses.append(Use(layer, groups, axis.ids, outs, value, constant, nonzero))
+        return Axis(dim, outs, constant)
+
+    def by_channel(self, name: str, node: Node) -> Axis | None:
+        x, *tensors = node.args
+        axis = self.axes.get(x) if isinstance(x, Node) else None
+        if axis is None or axis.dim != 1:
+            return None
+        names = ("weight", "bias", "running_mean", "running_var")[: 4 if name == "batch_norm" else 1]
+        if name == "prelu" and isinstance(tensors[0], Node) and self.values[tensors[0]].numel() == 1:
+            return axis if tensors[0].op == "placeholder" and tensors[0] not in self.lost else None
+        module = self.owner(node, **dict(zip(names, tensors, strict=False)))
+        if not isinstance(module, (*NORMS, nn.PReLU)):
+            return None
+        self.channels.by_channel.append((module, axis.ids))
+        known = axis.known
+        if isinstance(module, NORMS) and module.affine:
+            known = known | (module.weight.detach().cpu() == 0)
+        return replace(axis, known=known)
+
+    def cat(self, node: Node, y: Tensor) -> Axis | None:
+        args: Any = node.args
+        nodes, dim = args[0], args[1] % y.dim() if len(args) > 1 else 0
+        if any(self.values[n].dim() != y.dim() for n in nodes):
+            return None
+        if not any(n in self.axes and self.axes[n].dim == dim for n in nodes):
+            return None
+        axes = [self.opaque(n, dim, "they go through cat, along another dimension") for n in nodes]
+        return Axis(dim, torch.cat([a.ids for a in axes]), torch.cat([a.known for a in axes]))
+
+    def opaque(self, node: Node, dim: int, why: str) -> Axis:
+        """The channels of a tensor along dim; where they are not followed, new ones that stay."""
+        axis = self.axes.get(node)
+        if axis is not None and axis.dim == dim:
+            return axis
+        self.pin([node], why)
+        width = self.values[node].shape[dim]
+        axis = Axis(dim, self.channels.new(width), torch.zeros(width, dtype=torch.bool))
+        self.channels.pin(axis.ids, "they are not followed")
+        return axis
+
+    def owner(self, node: Node, **tensors: Any) -> nn.Module | None:
+        """The module whose tensors these are, all of them and by these names, if it may be changed."""
+        values = {name: self.values[n] if isinstance(n, Node) else None for name, n in tensors.items()}
+        owner = next((self.owners[id(v)] for v in values.values() if id(v) in self.owners), None)
+        if owner is None or any(getattr(owner, name, None) is not value for name, value in values.items()):
+            return None
+        if any(self.readers[id(v)] != 1 for v in values.values() if v is not None):
+            self.channels.reasons.setdefault(owner, "is used more than once")
+        if owner in self.channels.reasons:
+            self.pin(node.all_input_nodes, f"{self.names[owner]} reads them, which {self.channels.reasons[owner]}")
+            return None
+        return owner if type(owner) in (nn.Linear, nn.Conv2d, nn.PReLU, *NORMS) else None
+
+    def pin(self, nodes: Iterable[Node], why: str) -> None:
+        for node in nodes:
+            if node in self.axes:
+                self.channels.pin(self.axes[node].ids, why)
+
+
+def _range(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The least and the greatest value of each index along dim, in float64 on the CPU."""
+    x = x.detach().movedim(dim, 0).flatten(1) if x.dim() > 1 else x.detach()[:, None]
+    return x.amin(1).cpu().double(), x.amax(1).cpu().double()

@@ -1,0 +1,39 @@
+"""From masked modules back to plain ones."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from crest_ext.nn.masked import Masked
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def materialize(model: Model) -> Model:
+    """A copy with plain Linear and Conv2d whose dropped weights and biases are exactly 0.
+
+    It computes the same and runs wherever plain modules run: torch.compile, torch.export, ONNX. It is neither smaller
+    nor faster by itself. Modules used twice stay shared; a parameter that a masked layer shares with another layer
+    does not, since only one of them is masked.
+
+    Args:
+        model: any module, masked layers anywhere in it, or a masked layer itself. Not changed.
+    """
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, Masked):
+            _unmask_(module)
+    return model
+
+
+def _unmask_(module: Masked) -> None:
+    for parameter, mask in module.masked_parameters():
+        name = "bias" if parameter is module.bias else "weight"
+        values = torch.where(mask, parameter.detach(), 0)  # in the memory format that the parameter has
+        setattr(module, name, nn.Parameter(values, requires_grad=parameter.requires_grad))
+    del module.mask, module.bias_mask, module.straight_through
+    module.__class__ = module.plain  # type: ignore[assignment]

@@ -1,0 +1,256 @@
+"""Channels and neurons that do nothing, taken out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from crest_ext.nn.layers import layers
+from crest_ext.rewrite.channels import Channels, Use
+from crest_ext.rewrite.follow import follow
+from crest_ext.rewrite.hand_over import Take, hand_over
+from crest_ext.rewrite.materialize import materialize
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class ShrunkLayer:
+    """What was made of one layer."""
+
+    name: str
+    before: tuple[int, ...]  # shape of the weight
+    after: tuple[int, ...]
+    note: str  # why outputs, or all of it, are left
+
+    def __str__(self) -> str:
+        if self.before == self.after:
+            return f"{self.name}: left as it is: {self.note}"
+        return f"{self.name}: {self.before} -> {self.after}" + (f"; {self.note}" if self.note else "")
+
+
+@dataclass(frozen=True)
+class ShrinkReport:
+    """What `shrink` did, layer by layer."""
+
+    layers: tuple[ShrunkLayer, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.layers))
+
+
+@overload
+def shrink(
+    model: Model,
+    example_input: Any,
+    *,
+    round_to: int | None = ...,
+    ignored_layers: Sequence[str] = ...,
+    optimizer: torch.optim.Optimizer | None = ...,
+    explain: Literal[False] = False,
+) -> Model: ...
+@overload
+def shrink(
+    model: Model,
+    example_input: Any,
+    *,
+    round_to: int | None = ...,
+    ignored_layers: Sequence[str] = ...,
+    optimizer: torch.optim.Optimizer | None = ...,
+    explain: Literal[True],
+) -> tuple[Model, ShrinkReport]: ...
+
+
+def shrink(
+    model: Model,
+    example_input: Any,
+    *,
+    round_to: int | None = None,
+    ignored_layers: Sequence[str] = (),
+    optimizer: torch.optim.Optimizer | None = None,
+    explain: bool = False,
+) -> Model | tuple[Model, ShrinkReport]:
+    """A copy without the channels and neurons that do nothing: in evaluation it computes the same.
+
+    An output of a Linear or Conv2d goes where nothing reads it, all weights for it being zero; and where it is the
+    same whatever the input (a zero filter, through BatchNorm with its running statistics, activations, pooling) and
+    can be folded into the biases of what reads it: where it is zero, or no zero padding lies between. What this
+    leaves unread goes as well. Followed are sums, concatenations, grouped and depthwise convolutions (groups stay
+    equal) and flattening. Other operations, and channels that the model's code names by number (slices, padding,
+    x.view(-1, 400)), keep all their channels. The classes of the modules and the names in the state_dict stay, but
+    for a bias where one was needed to fold into; masked layers come out plain, as from `materialize`.
+
+    In training BatchNorm replaces a constant by its beta, so a network with such channels trains on a little
+    differently; see also `recalibrate`. A residual branch that is zero keeps one channel: its addition is code.
+
+    Args:
+        model: not changed.
+        example_input: what the model takes, a tuple if several; traced by torch.export and run. The copy serves other
+            sizes too, where the model's code does the same for them.
+        round_to: keeps some of the channels that could go, so that the outputs of each layer are a multiple of this.
+        ignored_layers: names or fnmatch patterns of layers to leave as they are.
+        optimizer: of the model; trains the copy from now on, instead: its parameters are replaced in place and its
+            state (momentum and the like, of the parameter's shape) is cut with them. Finish what else prunes first.
+        explain: also return what was done to each layer, and why nothing was.
+
+    Returns:
+        The model; with explain, (model, report).
+
+    Raises:
+        ValueError: the model cannot be traced, example_input is empty, round_to is below 1, a pattern matches no layer,
+            or the optimizer keeps state of another shape.
+        RuntimeError: the copy did not compute the same for example_input, to 1e-5 of the greatest output (8e-3 where
+            the arithmetic is float16's or TF32's, 6e-2 for bfloat16). No error changes the optimizer.
+
+    Work: two runs of the model on example_input and one of the copy, besides tracing it.
+    Source: Wen et al., "Learning Structured Sparsity in Deep Neural Networks", NIPS 2016, section 3.
+    """
+    args = example_input if isinstance(example_input, tuple) else (example_input,)
+    if any(isinstance(x, Tensor) and x.numel() == 0 for x in pytree.tree_leaves(args)):
+        raise ValueError("shrink: example_input must not be empty")
+    if round_to is not None and round_to < 1:
+        raise ValueError(f"shrink: round_to must be at least 1, got {round_to}")
+    small = materialize(model)
+    found = list(layers(small))
+    barred: dict[nn.Module, str] = {layer: reason for _, layer, reason in found if reason is not None}
+    for pattern in ignored_layers:
+        ignored = [layer for name, layer, _ in found if fnmatchcase(name, pattern)]
+        if not ignored:
+            raise ValueError(f"shrink: ignored_layers must name layers of the model, got {pattern!r}")
+        barred.update(dict.fromkeys(ignored, "is ignored"))
+    with _evaluating(small):
+        channels = follow(small, args, barred)
+    live = channels.solve(round_to)
+    before = {layer: tuple(layer.weight.shape) for _, layer, _ in found}
+    takes = dict[nn.Module, dict[str, Take]]()  # of each module that changes, by parameter
+    for module, ids in channels.by_channel:
+        if not live[ids].all():
+            takes[module] = _narrow_by_channel(module, live[ids])
+    for use in channels.uses:
+        if not (live[use.ins].all() and live[use.outs].all()):
+            takes[use.layer] = _narrow(use, live)
+    _verify(model, small, args)
+    if optimizer is not None:
+        hand_over(optimizer, model, small, takes)
+    if not explain:
+        return small
+    uses = {use.layer: use for use in channels.uses}
+    rows = []
+    for name, layer, _ in found:
+        note = _note(channels, live, layer, uses.get(layer), before[layer])
+        rows.append(ShrunkLayer(name, before[layer], tuple(layer.weight.shape), note))
+    return small, ShrinkReport(tuple(rows))
+
+
+def _narrow(use: Use, live: Tensor) -> dict[str, Take]:
+    """Cut the layer, and fold the known inputs that go into its bias."""
+    layer = use.layer
+    ins, outs = use.stay(live)
+    groups = outs.any(1)
+    rows = outs.flatten().nonzero()  # (n', 1)
+    columns = ins[groups].nonzero()[:, 1].view(int(groups.sum()), -1)  # (g', c'), within a group
+    columns = columns.repeat_interleave(len(rows) // len(columns), 0) if len(columns) > 1 else columns
+
+    def take_weight(t: Tensor) -> Tensor:
+        return t[rows.to(t.device), columns.to(t.device)]
+
+    def take(t: Tensor) -> Tensor:
+        return t[rows[:, 0].to(t.device)]
+
+    weight = layer.weight.detach()
+    constants = torch.where(ins.flatten() | use.value.isnan(), 0, use.value)
+    if constants.any():
+        sums = weight.double().flatten(2).sum(2) if weight.dim() > 2 else weight.double()
+        folded = sums.view(use.nonzero.shape) @ constants.to(sums).view(use.groups, -1, 1)
+        if layer.bias is None:
+            layer.bias = nn.Parameter(weight.new_zeros(len(weight)), layer.weight.requires_grad)
+        layer.bias.data = (layer.bias.detach().double() + folded.flatten()).to(weight.dtype)
+    _replace(layer, {"weight": take_weight, "bias": take})
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    else:
+        layer.groups = int(groups.sum())
+        layer.out_channels, layer.in_channels = len(rows), int(ins.sum())
+    return {"weight": take_weight, "bias": take}
+
+
+def _narrow_by_channel(module: nn.Module, stay: Tensor) -> dict[str, Take]:
+    def take(t: Tensor) -> Tensor:
+        return t[stay.to(t.device)]
+
+    _replace(module, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), take))
+    setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", int(stay.sum()))
+    return {"weight": take, "bias": take}
+
+
+def _replace(module: nn.Module, takes: dict[str, Take]) -> None:
+    for name, take in takes.items():
+        old = getattr(module, name, None)
+        if isinstance(old, nn.Parameter):
+            setattr(module, name, nn.Parameter(take(old.detach()), old.requires_grad))
+        elif old is not None:
+            setattr(module, name, take(old))
+
+
+def _note(channels: Channels, live: Tensor, layer: nn.Module, use: Use | None, before: tuple[int, ...]) -> str:
+    """Why outputs of a layer stay that could have gone, or all of them."""
+    if use is None:
+        return channels.reasons.get(layer, "is not run, or not by itself")
+    unchanged = tuple(use.layer.weight.shape) == before
+    why = Counter[str]()
+    for i, constant in zip(use.outs.tolist(), use.constant.tolist(), strict=True):
+        if live[i] and (i in channels.kept or (i in channels.pinned and (constant or unchanged))):
+            why[channels.pinned.get(i) or channels.kept[i]] += 1
+    said = "; ".join(f"{count} of {len(use.outs)} outputs stay: {reason}" for reason, count in why.items())
+    return said or ("all its outputs are used" if unchanged else "")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation, and then as it was, with what a forward pass writes to its buffers undone."""
+    training = {module: module.training for module in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, was in training.items():
+            module.training = was
+        for buffer, value in buffers:
+            buffer.copy_(value)
+
+
+def _verify(model: nn.Module, small: nn.Module, args: tuple[Any, ...]) -> None:
+    """That both give the same for args."""
+    with _evaluating(model):
+        expected = model(*_copies(args))
+    try:
+        with _evaluating(small):
+            output = small(*_copies(args))
+    except Exception as error:  # of any kind: it runs the model's own code
+        raise RuntimeError(f"shrink: the smaller model must run, got {error}") from error
+    for a, b in zip(pytree.tree_leaves(expected), pytree.tree_leaves(output), strict=True):
+        if isinstance(a, Tensor) and not _close(a, b):
+            raise RuntimeError("shrink: the smaller model must give the same for example_input, got another output")
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if not a.is_floating_point() or a.shape != b.shape or a.numel() == 0:
+        return torch.equal(a, b)
+    tf32 = a.is_cuda and a.dtype == torch.float32  # as cuDNN rounds to: the digits of float16
+    share = max(1e-5, 8 * torch.finfo(torch.float16 if tf32 else a.dtype).eps)
+    scale = a.abs().nan_to_num(0, 0, 0).max().item()
+    return torch.allclose(b, a, rtol=0, atol=share * (scale + 0.1), equal_nan=True)
+
+
+def _copies(args: tuple[Any, ...]) -> Any:
+    return pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, args)

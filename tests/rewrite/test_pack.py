@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crest_ext import Surgery, SurgeryConfig, materialize
+from crest_ext.models import create_model
+from crest_ext.nn import Masked, SparseLinear
+from crest_ext.rewrite import PackReport, pack
+from crest_ext.rewrite.pack import _medians
+
+
+def pruned() -> nn.Sequential:
+    """A convolution, Linears with and without a ReLU behind them; about half of it dropped."""
+    head = nn.Sequential(nn.Linear(100, 40), nn.ReLU(), nn.Linear(40, 8, bias=False), nn.Sequential(nn.ReLU()))
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2), nn.Flatten(), head, nn.Linear(8, 3))
+    surgery = Surgery(model, SurgeryConfig(0.0))
+    surgery.step()
+    surgery.finish()
+    return model
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.randn(5, 1, 10, 10)
+
+
+FORCED = {"sparse": (2.0, 1.0), "dense": (1.0, 2.0)}  # (dense, sparse) in seconds
+
+
+@pytest.fixture(params=["measured", "sparse", "dense"])
+def times(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is measured, or always the same: each way a decision can go, on any machine."""
+    if request.param in FORCED:
+        monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: FORCED[request.param])
+    return str(request.param)
+
+
+@pytest.fixture
+def sparse_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: FORCED["sparse"])
+
+
+def kinds(model: nn.Module) -> list[str]:
+    return [type(m).__name__ for m in model.modules() if not list(m.children())]
+
+
+def test_computes_the_masked_model(times: str, x: Tensor) -> None:
+    model = pruned()
+    state = copy.deepcopy(model.state_dict())
+    packed, report = pack(model, x, explain=True)
+    for n in (1, 5, 30):
+        batch = torch.randn(n, 1, 10, 10)
+        torch.testing.assert_close(packed(batch), model(batch))
+    assert not any(isinstance(m, Masked) for m in packed.modules())
+    assert [layer.name for layer in report.layers] == ["3.0", "3.2", "4"]
+    assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())  # not changed
+    assert model.training and not packed.training
+    assert not any(p.requires_grad for p in packed.parameters())
+    if times == "dense":
+        assert kinds(packed) == kinds(materialize(model))
+    if times == "sparse":
+        assert kinds(packed[3:]) == ["SparseLinear", "Identity", "SparseLinear", "ReLU", "SparseLinear"]
+        layers = [layer for layer in packed.modules() if isinstance(layer, SparseLinear)]
+        assert [layer.activation for layer in layers] == ["relu", "none", "none"]
+
+
+def test_dense_as_a_whole_wins_over_its_sparse_layers(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
+    calls = iter([(2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (1.0, 1.5)])
+    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(calls))
+    model = pruned()
+    packed, report = pack(model, x, explain=True)
+    assert kinds(packed) == kinds(materialize(model))
+    assert (report.dense, report.packed, report.reason) == (1.0, 1.5, "dense, which is no slower")
+    assert next(calls, None) is None
+
+
+def test_the_report(sparse_wins: None, x: Tensor) -> None:
+    model = pruned()
+    model[4] = nn.Linear(8, 3)
+    _, report = pack(model, x, explain=True)
+    assert isinstance(report, PackReport)
+    first, second, last = report.layers
+    assert (first.rows, first.kernel, first.dense, first.sparse) == (5, "sparse, relu", 2.0, 1.0)
+    assert first.density == pytest.approx(model[3][0].mask.float().mean().item())
+    assert (second.kernel, second.reason) == ("sparse", "measured 2.0 times as fast")
+    assert (last.kernel, last.density, last.dense, last.reason) == ("dense", 1.0, 0.0, "keeps too many weights")
+    lines = str(report).splitlines()
+    assert len(lines) == 5
+    row = ["3.0", "5", f"{first.density:.3f}", "sparse,", "relu", "2000.000", "1000.000"]
+    assert lines[1].split() == row + first.reason.split()
+    assert lines[-1].endswith("packed, 2.0 times as fast")
+
+
+def test_without_anything_to_pack() -> None:
+    packed, report = pack(nn.Sequential(nn.Conv2d(1, 2, 3)), torch.randn(1, 1, 5, 5), explain=True)
+    assert (report.layers, report.reason) == ((), "no layer is faster packed")
+    assert kinds(packed) == ["Conv2d"]
+
+
+def test_a_layer_by_itself(sparse_wins: None) -> None:
+    layer = nn.Linear(30, 20)
+    layer.weight.data.mul_(torch.rand(20, 30) < 0.3)
+    packed = pack(layer, torch.randn(2, 30))
+    assert isinstance(packed, SparseLinear)
+    x = torch.randn(3, 30)
+    torch.testing.assert_close(packed(x), layer(x))
+
+
+class Awkward(nn.Module):
+    """What must not be packed, or not fused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        linear = [nn.Linear(16, 16) for _ in range(6)]
+        for layer in linear:
+            layer.weight.data.mul_(torch.rand(16, 16) < 0.3)
+        self.shared, self.hooked, self.unused, self.bfloat, self.kept, self.tapped = linear
+        self.relu = nn.ReLU()
+        self.twice = nn.Sequential(self.shared, self.relu, self.shared)
+        self.hooked.register_forward_hook(lambda *call: call[2] + 1)
+        self.bfloat.bfloat16()
+        self.tap = nn.Sequential(self.tapped, nn.ReLU())
+        self.kept_relu = nn.ReLU()
+        self.pair = nn.Sequential(self.kept, self.kept_relu)
+        self.kept_relu.register_forward_hook(lambda *call: call[2] * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.hooked(self.twice(x))
+        x = x + self.bfloat(x.bfloat16()).float()
+        x = x + self.tap[0](x)  # not through the Sequential: its ReLU does not follow
+        return self.pair(x)
+
+
+def test_what_stays_dense_or_unfused(sparse_wins: None) -> None:
+    model = Awkward()
+    x = torch.randn(4, 16)
+    packed, report = pack(model, x, explain=True)
+    torch.testing.assert_close(packed(x), model(x))
+    found = {layer.name: (layer.kernel, layer.reason) for layer in report.layers}
+    faster = "measured 2.0 times as fast"
+    assert found == {
+        "shared": ("sparse", faster),
+        "hooked": ("dense", "has hooks"),
+        "unused": ("dense", "is not called"),
+        "bfloat": ("dense", "is not float32 on the CPU"),
+        "kept": ("sparse", faster),
+        "tapped": ("sparse", faster),
+    }
+    assert packed.twice[0] is packed.twice[2] is packed.shared
+    assert isinstance(packed.shared, SparseLinear)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_several_arguments_and_relu_in_place(sparse_wins: None, inplace: bool) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(16, 16), nn.ReLU(inplace=inplace))
+            self.body[0].weight.data.mul_(torch.rand(16, 16) < 0.3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.body(x) + y
+
+    model, args = Two(), (torch.randn(3, 16), torch.randn(3, 16))
+    packed, report = pack(model, args, explain=True)
+    assert report.layers[0].kernel == "sparse, relu"
+    torch.testing.assert_close(packed(*args), model(*args))
+
+
+def test_half_precision_values(sparse_wins: None, x: Tensor) -> None:
+    model = pruned()
+    packed = pack(model, x, dtype=torch.bfloat16)
+    layers = [m for m in packed.modules() if isinstance(m, SparseLinear)]
+    assert layers and all(layer.values.dtype == torch.bfloat16 for layer in layers)
+    torch.testing.assert_close(packed(x), model(x), rtol=0.02, atol=0.02)
+
+
+def test_is_an_ordinary_module(sparse_wins: None, x: Tensor) -> None:
+    model = pruned()
+    packed = pack(model, x)
+    expected = packed(x)
+    assert torch.equal(copy.deepcopy(packed)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(packed))(x), expected)
+    other = pack(pruned(), x)
+    other.load_state_dict(packed.state_dict())
+    assert torch.equal(other(x), expected)
+    torch.testing.assert_close(torch.compile(packed, fullgraph=True, backend="aot_eager")(x), expected)
+    program = torch.export.export(packed, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    for n in (1, 3, 20):
+        batch = torch.randn(n, 1, 10, 10)
+        torch.testing.assert_close(program.module()(batch), model(batch))
+
+
+@pytest.mark.parametrize("name", ["lenet_300_100", "lenet_5"])
+def test_networks(name: str, times: str) -> None:
+    model = create_model(name)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data.mul_(torch.rand_like(module.weight) < 0.05)
+    x = torch.rand(7, 1, 28, 28)
+    packed = pack(model, x)
+    torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_medians_run_both_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[Any] = []
+    monkeypatch.setitem(_medians.__globals__, "BUDGET", 0.0)
+    a, b = _medians(lambda: called.append(1), lambda: called.append(F))
+    assert called == [1, F] * 6
+    assert a > 0 and b > 0

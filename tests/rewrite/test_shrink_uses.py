@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crest_ext import shrink
+from crest_ext.models import create_model
+from crest_ext.nn import mask_
+from shrinking import check, conv_bn, run, settle, shapes, zero_
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Odd(nn.Module):
+    """Layers that cannot be cut by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.twice, self.tied = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.tied.weight = self.one.weight
+        self.idle, self.own = nn.Linear(6, 6), type("Own", (nn.Linear,), {})(6, 6)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))
+        self.plain, self.elsewhere, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.own(self.tied(self.one(self.twice(torch.tanh(self.twice(x))))))
+        return self.last(self.plain(self.normed(x)) * self.elsewhere.bias)
+
+
+def test_layers_that_cannot_be_cut() -> None:
+    model: Any = settle(Odd())
+    for layer in (model.one, model.twice, model.own, model.plain):
+        zero_(layer, outs=[0], ins=[1])
+    _, report = check(model, torch.randn(2, 6))
+    assert shapes(report) == dict.fromkeys(report, (6, 6))
+    notes = {name: row.note for name, row in report.items()}
+    assert notes["one"] == notes["tied"] == "shares a parameter"
+    assert notes["twice"] == "is used more than once"
+    assert notes["idle"] == notes["elsewhere"] == "is not run, or not by itself"
+    assert notes["own"] == "is a Own"
+    assert notes["normed"] == "is a ParametrizedLinear"
+    assert notes["plain"] == "6 of 6 outputs stay: they go through mul"
+    assert str(check(nn.Linear(3, 2), torch.ones(1, 3))[1][""]) == (
+        ": left as it is: 2 of 2 outputs stay: they are outputs of the model"
+    )
+
+
+def test_several_inputs_and_outputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(5, 6), nn.Linear(6, 3)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor, pair: tuple[Tensor, float]) -> dict[str, Any]:
+            self.calls += 1
+            h = self.a(x) + self.b(pair[0]) * pair[1]
+            y = self.c(h)
+            return {"y": y, "positive": y > 0, "calls": 2 * self.calls, "none": None}
+
+    model: Any = settle(Two())
+    zero_(model.c, ins=[0, 5])
+    x = (torch.randn(2, 4), (torch.randn(2, 5), 2.0))
+    small = shrink(model, x)
+    assert small.a.out_features == small.b.out_features == small.c.in_features == 4
+    assert model.calls == small.calls == 0
+    torch.testing.assert_close(small(*x)["y"], model(*x)["y"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dtypes(dtype: torch.dtype) -> None:
+    model: Any = settle(nn.Sequential(conv_bn(3, 8), nn.Flatten(), nn.Linear(8 * 16, 5))).to(dtype)
+    zero_(model[0][0], outs=[0, 1])
+    x = torch.randn(2, 3, 6, 6, dtype=dtype)
+    small = shrink(model, x)
+    assert small[0][0].weight.shape == (6, 3, 3, 3)
+    assert {p.dtype for p in small.parameters()} == {dtype}
+    tolerance = 1e-12 if dtype == torch.float64 else 0.05
+    torch.testing.assert_close(run(small, x), run(model, x), rtol=tolerance, atol=tolerance)
+
+
+def test_devices(device: str) -> None:
+    model: Any = settle(
+        nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.PReLU(8), nn.Linear(8, 6, bias=False), nn.Linear(6, 3))
+    )
+    zero_(model[0], outs=[0, 1])
+    zero_(model[4], ins=[5])
+    model, x = model.to(device), torch.randn(4, 5, device=device)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(x).sum().backward()
+    optimizer.step()
+    zero_(model[0], outs=[0, 1])
+    zero_(model[4], ins=[5])
+    small, report = check(model, x, optimizer=optimizer)
+    assert shapes(report) == {"0": (6, 5), "3": (5, 6), "4": (3, 5)}
+    tensors = [
+        *small.state_dict().values(),
+        *(v for state in optimizer.state.values() for v in state.values() if v.dim()),
+    ]
+    assert {t.device.type for t in tensors} == {device}
+
+
+class RandomNet(nn.Module):
+    """Layers drawn one after the other, on 8x8 images."""
+
+    def __init__(self, kinds: list[tuple[str, int]]) -> None:
+        super().__init__()
+        self.kinds, self.steps, channels = kinds, nn.ModuleList(), 4
+        self.stem = nn.Conv2d(2, channels, 3, padding=1)
+        for kind, size in kinds:
+            step: nn.Module = nn.Identity()
+            if kind in ("conv", "valid"):
+                step = nn.Conv2d(channels, 4 * size, 3, padding=int(kind == "conv"), bias=size > 1)
+                channels = 4 * size
+            elif kind == "grouped":
+                step = nn.Conv2d(channels, 4 * size, 3, padding=1, groups=2)
+                channels = 4 * size
+            elif kind == "depthwise":
+                step = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+            elif kind == "residual":
+                step = nn.Sequential(
+                    nn.Conv2d(channels, 4 * size, 1), nn.ReLU(), nn.Conv2d(4 * size, channels, 3, padding=1)
+                )
+            elif kind == "cat":
+                step, channels = nn.Conv2d(channels, 4 * size, 1), channels + 4 * size
+            elif kind == "norm":
+                step = nn.BatchNorm2d(channels)
+            elif kind == "activation":
+                step = (nn.ReLU(inplace=True), nn.Sigmoid(), nn.ReLU6())[size - 1]
+            self.steps.append(step)
+        self.head = nn.Sequential(nn.Flatten(), nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for (kind, _), step in zip(self.kinds, self.steps, strict=True):
+            y = step(x)
+            x = y + x if kind == "residual" else torch.cat([x, y], 1) if kind == "cat" else y
+        return self.head(F.max_pool2d(x, 2))
+
+
+KINDS = ("conv", "valid", "grouped", "depthwise", "residual", "cat", "norm", "activation")
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 3)), max_size=6).filter(
+        lambda kinds: [kind for kind, _ in kinds].count("valid") < 3
+    ),
+    st.integers(0, 2**31),
+    st.sampled_from([None, 1, 2, 4]),
+)
+def test_random_zeros_in_random_networks(kinds: list[tuple[str, int]], seed: int, round_to: int | None) -> None:
+    torch.manual_seed(seed)
+    model: Any = RandomNet(kinds)
+    x = torch.randn(2, 2, 8, 8)
+    model.eval()(x)  # its last layer takes its size from the input
+    settle(model)
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            zero_(module, outs=torch.rand(len(module.weight)).lt(0.4).nonzero()[:, 0].tolist())
+            zero_(module, ins=torch.rand(module.weight.shape[1]).lt(0.3).nonzero()[:, 0].tolist())
+            if module.bias is not None:
+                module.bias.data *= torch.rand(len(module.bias)) < 0.5
+    _, report = check(model, x, round_to=round_to)
+    if round_to:
+        assert all(row.after[0] % round_to == 0 or row.after[0] == row.before[0] for row in report.values())
+
+
+def test_copies_pickles_and_keeps_names() -> None:
+    model: Any = settle(create_model("lenet_5"))
+    zero_(model.conv1, outs=range(5))
+    x = torch.randn(2, 1, 28, 28)
+    small = shrink(model, x)
+    assert type(small) is type(model)
+    assert small.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(copy.deepcopy(small)(x), small(x))
+    assert torch.equal(pickle.loads(pickle.dumps(small))(x), small(x))
+    other = shrink(model, x)
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
+    other.load_state_dict(small.state_dict())
+    assert torch.equal(other(x), small(x))
+    assert all(p.is_contiguous() and p.grad is None for p in small.parameters())
+
+
+OPTIMIZERS: dict[str, Any] = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    "adam": lambda p: torch.optim.Adam(p, 0.01, amsgrad=True),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_trains_on(name: str) -> None:
+    """One step on the copy is the masked model's step, on the weights that are left."""
+    model: Any = settle(nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 8), nn.ReLU()))
+    model.append(settle(nn.Linear(8, 3)))
+    for i, outs in ((0, [1, 4]), (3, [0, 7])):
+        layer = mask_(model[i])
+        layer.mask[outs] = False
+        layer.bias_mask[outs] = False
+    mask_(model[3]).mask.view(8, 6, 16)[:, [1, 4]] = False
+    mask_(model[5]).mask[:, [0, 7]] = False
+    scale = nn.Parameter(torch.ones(3))
+    optimizer = OPTIMIZERS[name]([{"params": model.parameters(), "lr": 0.05}, {"params": [scale]}])
+    x, y = torch.randn(8, 1, 6, 6), torch.randint(3, (8,))
+
+    def step(model: nn.Module, scale: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x) * scale, y).backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step(model, scale, optimizer)
+    masked = copy.deepcopy((model, scale, optimizer))
+    small: Any = shrink(model, x, optimizer=optimizer)
+    assert small[3].weight.shape == (6, 64)
+    assert [list(map(id, group["params"])) for group in optimizer.param_groups] == [
+        list(map(id, small.parameters())),
+        [id(scale)],
+    ]
+    assert set(optimizer.state) == {*small.parameters(), scale}
+    for _ in range(2):
+        step(small, scale, optimizer)
+        step(*masked)
+    torch.testing.assert_close(small.state_dict(), shrink(masked[0], x).state_dict())
+    torch.testing.assert_close(scale, masked[1])
+
+
+def test_optimizer_gets_new_biases() -> None:
+    model: Any = settle(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3, bias=False)))
+    zero_(model[0], outs=[0, 1])
+    optimizer = torch.optim.SGD(model.named_parameters(), 0.1, momentum=0.9)
+    model(torch.randn(2, 4)).sum().backward()
+    optimizer.step()
+    zero_(model[0], outs=[0, 1])
+    small = shrink(model, torch.randn(2, 4), optimizer=optimizer)
+    group = optimizer.param_groups[0]
+    assert group["param_names"] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert list(map(id, group["params"])) == list(map(id, small.parameters()))
+    assert small[1].bias not in optimizer.state
+    assert optimizer.state[small[0].weight]["momentum_buffer"].shape == (4, 4)
+
+
+def test_tied_parameters_that_masks_have_parted() -> None:
+    model: Any = settle(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)))
+    model[1].weight = model[0].weight
+    mask_(model[1]).mask[0] = False
+    model[1].bias_mask[0] = False
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.randn(2, 4)).sum().backward()
+    optimizer.step()
+    small = shrink(model, torch.randn(2, 4), optimizer=optimizer)
+    assert small[1].out_features == 3
+    assert set(optimizer.param_groups[0]["params"]) == set(optimizer.state) == set(small.parameters())
+
+
+class Careless(nn.Module):
+    """Code that needs the number of channels."""
+
+    def __init__(self, code: Any) -> None:
+        super().__init__()
+        self.a, self.b, self.code = nn.Linear(4, 6), nn.Linear(6, 3), code
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.code(self, self.b(self.a(x)))
+
+
+def test_refuses() -> None:
+    x = torch.randn(2, 4)
+
+    def refused(error: type[Exception], message: str, model: Any, x: Any = x, **options: Any) -> None:
+        zero_(model.a, outs=[0])
+        optimizer = options.get("optimizer", torch.optim.SGD(model.parameters(), 0.1))
+        before = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+        with pytest.raises(error, match=message):
+            shrink(model, x, **{"optimizer": optimizer, **options})
+        torch.testing.assert_close((model.state_dict(), optimizer.state_dict()), before)
+        assert model.training
+
+    def careless(code: Any = lambda _, y: y) -> Any:
+        return settle(Careless(code))
+
+    refused(ValueError, r"^shrink: example_input must not be empty$", careless(), x[:0])
+    for round_to in (0, -1):
+        message = rf"^shrink: round_to must be at least 1, got {round_to}$"
+        refused(ValueError, message, careless(), round_to=round_to)
+    message = r"^shrink: ignored_layers must name layers of the model, got 'fc\*'$"
+    refused(ValueError, message, careless(), ignored_layers=["a", "fc*"])
+    message = r"^shrink: model must be traceable by torch.export, got "
+    refused(ValueError, message, careless(lambda _, y: y if y.sum() > 0 else -y))
+    refused(ValueError, message, careless(), torch.randn(2, 5))
+    message = r"^shrink: the smaller model must give the same for example_input, got another output$"
+    refused(RuntimeError, message, careless(lambda self, y: y * self.a.out_features))
+    message = r"^shrink: the smaller model must run, got 5 is wrong$"
+
+    def raising(self: Any, y: Tensor) -> Tensor:
+        if self.a.out_features != 6:
+            raise AssertionError(f"{self.a.out_features} is wrong")
+        return y
+
+    refused(RuntimeError, message, careless(raising))
+    model = careless()
+    optimizer = torch.optim.Adafactor(model.parameters())
+    model(x).sum().backward()
+    optimizer.step()
+    message = r"^shrink: row_var of the optimizer must have its parameter's shape \(6, 4\), got \(6, 1\)$"
+    refused(ValueError, message, model, optimizer=optimizer)
