@@ -1,0 +1,94 @@
+"""MobileNet: depthwise convolutions, each followed by a pointwise one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# (stride, channels at width 1) of the thirteen blocks; the paper's table prints the last stride as 2, by mistake.
+BLOCKS = [(1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), *[(1, 512)] * 5, (2, 1024), (1, 1024)]
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
+
+
+def convolution(channels_in: int, channels: int, kernel: int, stride: int, groups: int, folded: bool) -> nn.Module:
+    """Without padding, which depends on the image; with its BatchNorm unless that is folded into it."""
+    conv = nn.Conv2d(channels_in, channels, kernel, stride, groups=groups, bias=folded)
+    nn.init.trunc_normal_(conv.weight, std=0.09, a=-0.18, b=0.18)
+    return conv if folded else nn.Sequential(conv, nn.BatchNorm2d(channels, eps=1e-3))
+
+
+def same(x: Tensor, stride: int) -> Tensor:
+    """Zeros around x for a 3x3 kernel, as TensorFlow's SAME: even sizes, by stride 2, only below and at the right."""
+    pads = [max((-(-size // stride) - 1) * stride + 3 - size, 0) for size in (x.shape[3], x.shape[2])]
+    return F.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)])
+
+
+class Separable(nn.Module):
+    """A depthwise 3x3 convolution and a pointwise one, each with its activation."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, folded: bool, activation: str) -> None:
+        super().__init__()
+        self.dw = convolution(channels_in, channels_in, 3, stride, channels_in, folded)
+        self.pw = convolution(channels_in, channels, 1, 1, 1, folded)
+        self.stride, self.activation = stride, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        activation = ACTIVATIONS[self.activation]
+        return activation(self.pw(activation(self.dw(same(x, self.stride)))))
+
+
+class MobileNetV1(nn.Module):
+    """MobileNet; 4,231,976 parameters with 1000 classes. x: (n, 3, h, w), in [-1, 1].
+
+    Args:
+        width_mult: alpha of the paper: the share of each layer's channels, rounded down.
+        num_classes: outputs.
+        shallow: without the five blocks of 512 channels between those that change the size.
+        small: for 32x32 images: two of the five layers that halve the image keep it.
+        folded: for weights that BatchNorm has been folded into: convolutions with biases, and no BatchNorm.
+        activation: "relu", the paper's, or "relu6", that of the authors' code.
+
+    Raises:
+        ValueError: the width leaves no channels, or the activation is unknown.
+
+    Source: Howard et al., "MobileNets: Efficient CNNs for Mobile Vision Applications", 2017, table 1.
+    """
+
+    def __init__(
+        self,
+        width_mult: float = 1.0,
+        num_classes: int = 1000,
+        *,
+        shallow: bool = False,
+        small: bool = False,
+        folded: bool = False,
+        activation: Literal["relu", "relu6"] = "relu",
+    ) -> None:
+        super().__init__()
+        if not 32 * width_mult >= 1:
+            raise ValueError(f"MobileNetV1: width_mult must be at least 1/32, got {width_mult}")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"MobileNetV1: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        self.activation, self.stride = activation, 1 if small else 2
+        channels, names = int(32 * width_mult), []
+        self.stem = convolution(3, channels, 3, self.stride, 1, folded)
+        for i, (stride, wide) in enumerate(BLOCKS, 1):
+            if not (shallow and 7 <= i <= 11):
+                block = Separable(
+                    channels, int(wide * width_mult), 1 if small and i == 2 else stride, folded, activation
+                )
+                self.add_module(f"block{i}", block)
+                names.append(f"block{i}")
+                channels = int(wide * width_mult)
+        self.names = tuple(names)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = ACTIVATIONS[self.activation](self.stem(same(x, self.stride)))
+        for name in self.names:
+            x = self.get_submodule(name)(x)
+        return self.fc(torch.mean(x, (2, 3)))
