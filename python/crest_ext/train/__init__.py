@@ -1,0 +1,29 @@
+"""Training in plain functions, and recipes that string them together."""
+
+from crest_ext.train.fit import Progress, Report, bake, evaluate, fit
+from crest_ext.train.recipe import Phase, Recipe, load_recipe, recipe_names
+from crest_ext.train.run import Data, PhaseResult, count, loaders, restore, run
+from crest_ext.train.schedules import Constant, Cosine, Inv, Schedule, Step
+
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Data",
+    "Inv",
+    "Phase",
+    "PhaseResult",
+    "Progress",
+    "Recipe",
+    "Report",
+    "Schedule",
+    "Step",
+    "bake",
+    "count",
+    "evaluate",
+    "fit",
+    "load_recipe",
+    "loaders",
+    "recipe_names",
+    "restore",
+    "run",
+]

@@ -1,0 +1,251 @@
+"""The command line as its users call it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+from crest_ext import _C, __version__, cli, data, report, train
+from crest_ext.cli.demo import interleaved
+from crest_ext.container import load_file, save_file
+from crest_ext.models import MODELS
+from crest_ext.rewrite import PackedLayer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+RECIPE = """
+model: lenet_digits
+data: digits
+phases:
+  - {name: dense, iterations: 30, lr: 0.05}
+  - {name: surgery, iterations: 10, lr: 0.01, surgery: {c_rate: {ip1: 0.5}, iter_stop: 5}}
+"""
+OWN = """
+import torch
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+
+def loaders():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 6, generator=generator)
+    return [(x, (x[:, 0] > 0).long())], [(x, (x[:, 0] > 0).long())]
+
+number = lambda: 3
+"""
+OWN_RECIPE = """
+phases:
+  - {name: dense, iterations: 20, lr: 0.1}
+  - {name: surgery, iterations: 5, lr: 0.01, surgery: {c_rate: {"1": 0.5}, iter_stop: 3}}
+"""
+
+
+def crest(*args: object) -> Any:
+    return CliRunner().invoke(cli.app, [str(a) for a in args])
+
+
+def ok(*args: object) -> Any:
+    """The JSON of a command that succeeds."""
+    result = crest(*args, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def fails(*args: object) -> str:
+    """The one line of a command that the user got wrong."""
+    result = crest(*args)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    *progress, message = result.stderr.splitlines()
+    assert all(line.startswith(("dense ", "surgery ")) for line in progress)  # bars, where it had begun
+    assert message.startswith("crest: ")
+    return str(message).removeprefix("crest: ")
+
+
+def printed(result: report.Report) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(result.table())
+    return capture.get()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder, and the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own.yaml").write_text(OWN_RECIPE)
+    return tmp_path
+
+
+def test_train_compress_eval_inspect(folder: Path) -> None:
+    trained = ok("train", "--recipe", "r.yaml", "--out", "dense.crest", "--seed", 1)
+    assert [p["name"] for p in trained["phases"]] == ["dense"]
+    assert trained["bytes"] == (folder / "dense.crest").stat().st_size
+
+    small = ok("compress", "dense.crest", "--recipe", "r.yaml", "--out", "small.crest", "--seed", 1)
+    assert [p["name"] for p in small["phases"]] == ["surgery"]
+    assert small["bytes"] < trained["bytes"]
+    assert small["phases"][0]["kept"] < small["phases"][0]["total"] == 114_760
+
+    whole = ok("compress", "--recipe", "r.yaml", "--out", "whole.crest", "--seed", 1)
+    assert [p["kept"] for p in whole["phases"]] == [trained["phases"][0]["kept"], small["phases"][0]["kept"]]
+    assert (folder / "whole.crest").read_bytes() == (folder / "small.crest").read_bytes()
+
+    found = ok("eval", "small.crest")
+    assert found == {
+        "file": "small.crest",
+        "error": small["phases"][0]["error"],
+        "kept": small["phases"][0]["kept"],
+        "total": 114_760,
+        "bytes": small["bytes"],
+    }
+    seen = ok("inspect", "small.crest")
+    assert seen["metadata"] == {
+        "crest_ext": __version__,
+        "data": "digits",
+        "error": f"{found['error']:.6f}",
+        "model": "lenet_digits",
+        "seed": "1",
+    }
+    ip1 = next(t for t in seen["tensors"] if t["name"] == "ip1.weight")
+    weight = load_file(folder / "small.crest")["ip1.weight"]
+    assert (ip1["shape"], ip1["dtype"]) == ([500, 200], "float32")
+    assert ip1["density"] == int(weight.count_nonzero()) / weight.numel() < 0.5
+    assert ip1["bits_per_weight"] == 8 * ip1["bytes"] / weight.numel()
+    assert (seen["elements"], seen["bytes"]) == (114_760, small["bytes"])
+
+
+def test_bench(folder: Path) -> None:
+    """Both layers of the network are measured or said to be too full; a batch is as long as asked for."""
+    ok("compress", "--recipe", "r.yaml", "--out", "small.crest")
+    found = ok("bench", "small.crest", "--rows", 600, "--threads", 1)
+    test = len(data.load("digits").test[0])
+    assert (found["rows"], found["threads"]) == (test, 1)  # all that there are
+    assert [(layer["name"], layer["rows"]) for layer in found["layers"]] == [("ip1", test), ("ip2", test)]
+    first, last = found["layers"]
+    assert 0 < first["density"] < 0.7 and min(first["dense"], first["sparse"]) > 0
+    assert (last["kernel"], last["density"], last["reason"]) == ("dense", 1.0, "keeps too many weights")
+    assert ok("bench", "small.crest", "--rows", 5)["rows"] == 5
+    layers = tuple(PackedLayer(**layer) for layer in found.pop("layers"))
+    text = printed(report.BenchReport(**found, layers=layers))
+    assert f"{first['sparse'] * 1e3:.3f}" in text and "keeps too many weights" in text
+
+
+def test_tables_for_people(folder: Path) -> None:
+    result = crest("train", "--recipe", "r.yaml", "--out", "dense.crest")
+    assert result.exit_code == 0
+    assert "test error" in result.stdout
+    assert f"dense.crest: {(folder / 'dense.crest').stat().st_size:,} bytes" in result.stdout
+    for command in ("eval", "bench", "inspect"):
+        result = crest(command, "dense.crest")
+        assert result.exit_code == 0
+        assert "dense.crest" in result.stdout
+
+
+def test_the_users_own_network_and_data(folder: Path) -> None:
+    own = ("--model", "own:net", "--data", "own:loaders")
+    small = ok("compress", *own, "--recipe", "own.yaml", "--out", "own.crest")
+    assert small["phases"][1]["kept"] < small["phases"][1]["total"] == 74
+    assert ok("eval", "own.crest", *own)["error"] == small["phases"][1]["error"]
+    assert "model" not in ok("inspect", "own.crest")["metadata"]  # A file must not say what to import.
+    assert fails("eval", "own.crest") == "--model: must be given: neither recipe nor file names a model"
+
+
+def test_errors_are_one_line(folder: Path) -> None:
+    out = ("--out", "x.crest")
+    assert fails("eval", "none.crest") == "none.crest: file must exist and be readable: No such file or directory"
+    (folder / "x.zip").write_bytes(b"PK\3\4")
+    assert "header: a .crest file must start with" in fails("inspect", "x.zip")
+    assert fails("train", "--recipe", "none", *out).startswith("recipe: must be one of ")
+    assert fails("train", "--recipe", "r.yaml", "--out", "none/x.crest") == "--out: folder must exist, got none"
+    for model, message in [
+        ("nowhere:net", "--model: module must exist, got nowhere:net: No module named 'nowhere'"),
+        ("own:nothing", "--model: own must have a function 'nothing'"),
+        ("own:number", "--model: own:number must return an nn.Module, got int"),
+        ("resnet", f"create_model: name must be one of {', '.join(MODELS)}, got 'resnet'"),
+    ]:
+        assert fails("train", "--recipe", "r.yaml", "--model", model, *out) == message
+    data = ("--data", "own:number")
+    message = "--data: own:number must return (train, test) loaders, got int"
+    assert fails("train", "--recipe", "r.yaml", *data, *out) == message
+    (folder / "mnist.yaml").write_text(RECIPE.replace("digits", "mnist").replace("lenet_mnist", "lenet_5"))
+    assert fails("train", "--recipe", "mnist.yaml", "--data", folder, *out).startswith("data: MNIST must be in ")
+    (folder / "dense.yaml").write_text(RECIPE.rpartition("\n  -")[0])
+    message = "--recipe: dense.yaml must have a surgery"
+    assert fails("compress", "--recipe", "dense.yaml", *out) == message
+    assert not (folder / "x.crest").exists()
+
+
+def test_a_failing_surgery_leaves_the_old_file(folder: Path) -> None:
+    save_file({"x": torch.zeros(1)}, folder / "x.crest")
+    (folder / "bad.yaml").write_text(RECIPE.replace("ip1: 0.5", "ip1: 99"))
+    assert "layer 'ip1' must keep a weight" in fails("compress", "--recipe", "bad.yaml", "--out", "x.crest")
+    assert list(load_file(folder / "x.crest")) == ["x"]
+
+
+def test_wrong_usage_is_2() -> None:
+    for args in (["train"], ["nothing"], ["eval"], ["train", "--seed", "x"]):
+        assert crest(*args).exit_code == 2
+
+
+def test_doctor() -> None:
+    found = ok("doctor")
+    assert found["versions"]["crest_ext"] == __version__
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["isas"] == _C.available_isas()
+    assert found["active_isa"] == _C.active_isa()
+    assert found["checks"] == dict.fromkeys(_C.available_isas(), True)
+    assert "equals torch" in crest("doctor").stdout
+
+
+def test_doctor_sees_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crest_ext.ops.apply_mask", lambda weight, _: weight)
+    result = crest("doctor", "--json")
+    assert result.exit_code == 1
+    assert not any(json.loads(result.stdout)["checks"].values())
+
+
+def test_demo(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The whole demo on a short recipe; its numbers are consistent."""
+    recipe = train.recipe.parse_recipe(RECIPE, "short")
+    monkeypatch.setattr(train, "load_recipe", lambda _: recipe)
+    found = ok("demo")
+    dense, small = found["dense"], found["compressed"]
+    assert dense["parameters"] > small["parameters"]
+    assert dense["crest"] > small["crest"]
+    assert abs(dense["torch_save"] - small["torch_save"]) < 1000  # zeros are not smaller there
+    assert small["crest"] < min(small[name] for name in ("torch_save", "safetensors", "safetensors_gzip"))
+    assert 0 <= dense["error"] <= 1
+    assert min(found["seconds"], *(side[name] for side in (dense, small) for name in ("latency", "batch_latency"))) > 0
+    sides = [report.Side(**found[name]) for name in ("dense", "compressed")]
+    text = printed(report.DemoReport(*sides, found["seconds"], found["threads"]))
+    assert f"{small['crest']:,}" in text
+    assert "latency of one digit" in text
+    assert "latency of 64 digits" in text
+    assert found["threads"] == 1
+
+
+def test_interleaved_takes_turns() -> None:
+    calls: list[str] = []
+    medians = interleaved([lambda: calls.append("a"), lambda: calls.append("b")], 10)
+    assert calls == ["a", "b"] * 11
+    assert min(medians) > 0
+
+
+def test_without_the_extra_there_is_one_line() -> None:
+    program = "import sys; sys.modules['typer'] = None; from crest_ext.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == 'crest: the command line needs typer: pip install "crest_ext[cli]"\n'
