@@ -1,0 +1,95 @@
+"""The bytes of a tensor in a file, and the time to write and to read them. GB/s are of the dense tensor."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from crest_ext.container import codecs
+from crest_ext.container.index import Entry
+from timing import compare
+
+
+def laplacian(shape: tuple[int, ...], sparsity: float) -> Tensor:
+    weight = torch.distributions.Laplace(0.0, 1.0).sample(shape)
+    return torch.where(torch.rand(shape) < sparsity, 0.0, weight)
+
+
+TENSORS: dict[str, Callable[[], Tensor]] = {
+    "LeNet-300-100 fc1 (300, 784), 98 % zeros": lambda: laplacian((300, 784), 0.98),
+    "Laplacian (4096, 4096), 90 % zeros": lambda: laplacian((4096, 4096), 0.9),
+    "ResNet layer4 conv (512, 512, 3, 3), dense": lambda: torch.randn(512, 512, 3, 3) * (2 / (512 * 9)) ** 0.5,
+}
+
+
+@functools.cache
+def prepared(name: str, rows: int | None) -> tuple[Tensor, bytes, bytes]:
+    """A tensor's first rows, their bytes, and what zlib makes of them: that takes seconds."""
+    torch.manual_seed(0)
+    tensor = TENSORS[name]()[:rows]
+    raw = tensor.numpy().tobytes()
+    return tensor, raw, zlib.compress(raw, 9)
+
+
+def zstandard() -> Any:
+    """The module, or why it is not there."""
+    try:
+        return importlib.import_module("zstandard")
+    except ImportError:
+        return "zstandard is not installed"
+
+
+def order0(words: np.ndarray) -> float:
+    """Bytes of these words by their entropy alone: mask, sign and exponent, and 23 bits of mantissa each."""
+    kept = words[words != 0]
+    entropy = 0.0
+    for items in (words != 0, kept >> 23):
+        counts = np.bincount(items)
+        counts = counts[counts > 0]
+        entropy -= float((counts * np.log2(counts / items.size)).sum())
+    return (entropy + 23 * kept.size) / 8
+
+
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+@pytest.mark.parametrize("name", TENSORS)
+def bench_codec(benchmark: Any, name: str, direction: str) -> None:
+    tensor, raw, deflated = prepared(name, None if benchmark.enabled else 8)
+    zstd = zstandard()
+    codec, payload = codecs.encode(tensor)
+    entry = Entry("w", tensor.dtype, tuple(tensor.shape), codec, len(payload), 0)
+    sizes = {"zlib -9 bytes": len(deflated)}
+    others: dict[str, Callable[[], Any] | str] = {"zlib -9": functools.partial(zlib.compress, raw, 9), "zstd -3": zstd}
+    decoded: Callable[[], Tensor] = functools.partial(codecs.decode, entry, bytearray(payload), "w")
+    if direction == "decode":
+        others["zlib -9"] = functools.partial(zlib.decompress, deflated)
+    if not isinstance(zstd, str):
+        packed = zstd.ZstdCompressor(3).compress(raw)
+        sizes["zstd -3 bytes"] = len(packed)
+        encode = functools.partial(zstd.ZstdCompressor(3).compress, raw)
+        others["zstd -3"] = (
+            functools.partial(zstd.ZstdDecompressor().decompress, packed) if direction == "decode" else encode
+        )
+    compare(
+        benchmark,
+        decoded if direction == "decode" else functools.partial(codecs.encode, tensor),
+        others,
+        group=f"container, {direction} float32",
+        case=name,
+        rounds=1 if direction == "encode" and len(raw) > 1 << 24 else 5,  # zlib takes seconds
+        nbytes=len(raw),
+        **{
+            "dense bytes": len(raw),
+            "bytes": len(payload),
+            "order-0 bound": order0(tensor.numpy().view(np.uint32).ravel()),
+        },
+        **sizes,
+    )
+    assert torch.equal(decoded().view(torch.int32), tensor.view(torch.int32))

@@ -1,0 +1,95 @@
+"""How benches take times."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+import limits
+
+Function = Callable[[], Any]
+
+
+def interleaved(functions: Mapping[str, Function], rounds: int, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of each function, called one after the other in every round.
+
+    Neighbours and clocks slow a machine down for seconds at a time. Interleaved, that meets every function alike,
+    so ratios hold where times do not.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for i in range(warmup + rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if i >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def compare(
+    benchmark: Any,
+    crest: Function,
+    others: Mapping[str, Function | str],
+    *,
+    group: str,
+    case: str,
+    headline: str = "",
+    rounds: int = 5,
+    nbytes: int = 0,
+    flops: int = 0,
+    **more: Any,
+) -> None:
+    """Time ours against the alternatives, interleaved as in `interleaved`, and store all in the benchmark's JSON.
+
+    pytest-benchmark times one function per test. It calls `setup` before each round and leaves it out of the time:
+    there the alternatives run, and are timed by the clock it uses itself. So its own statistics are of ours, and
+    extra_info["others"] holds the medians of the alternatives over the same rounds. bench/results.py reads both.
+    What the machine can do at most (bench/limits.py) is measured in these rounds too: a limit from a quieter or a
+    busier minute would give a wrong share. With --benchmark-disable each function runs once.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        crest: our function, without arguments.
+        others: the alternatives by name; a string instead of a function says why it cannot run here.
+        group: heading of the table.
+        case: name of the row: the real layer, its shape, the threads.
+        headline: what the row is called in the README, if it stands there.
+        rounds: timed rounds; one more, not timed, goes before them.
+        nbytes: memory traffic of one call of ours, for GB/s and, beyond caches, the share of the limit.
+        flops: work of one call of ours, for GFLOP/s and the share of the limit.
+        more: further columns of the row.
+    """
+    probes = limits.arithmetic() if flops else limits.bandwidth() if nbytes > limits.CACHED_BYTES else {}
+    functions = {name: f for name, f in others.items() if callable(f)}
+    seconds: dict[str, list[float]] = {name: [] for name in (*functions, *probes)}
+
+    def run_others() -> None:
+        # The probes first. That of arithmetic empties caches, so a call of ours that is not timed fills them again.
+        first = {name: f for name, (_, f) in probes.items()} | ({"": crest} if flops else {})
+        for name, function in (first | functions).items():
+            start = time.perf_counter()
+            function()
+            if name:
+                seconds[name].append(time.perf_counter() - start)
+
+    benchmark.group = group
+    benchmark.pedantic(crest, setup=run_others, rounds=rounds, warmup_rounds=1)
+    info = benchmark.extra_info
+    info |= {"who": "crest", "case": case, "threads": torch.get_num_threads(), **more}
+    info |= {"headline": headline} if headline else {}
+    info["not run"] = {name: reason for name, reason in others.items() if isinstance(reason, str)}
+    if not benchmark.enabled:
+        return
+    ours, medians = benchmark.stats.stats.median, {name: statistics.median(t[1:]) for name, t in seconds.items()}
+    info["others"] = {name: medians[name] for name in others if name in medians}
+    info["limits"] = {name: work / medians[name] for name, (work, _) in probes.items()}
+    if nbytes:
+        info["GB/s"] = nbytes / ours / 1e9
+    if flops:
+        info["GFLOP/s"] = flops / ours / 1e9
+    if probes:
+        info["of limit"] = info["GFLOP/s" if flops else "GB/s"] / max(info["limits"].values())
