@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crest_ext.container import codecs
-from crest_ext.container.index import Entry
+from crest_ext.container.index import Stream
 from timing import compare
 
 
@@ -64,10 +64,15 @@ def bench_codec(benchmark: Any, name: str, direction: str) -> None:
     tensor, raw, deflated = prepared(name, None if benchmark.enabled else 8)
     zstd = zstandard()
     codec, payload = codecs.encode(tensor)
-    entry = Entry("w", tensor.dtype, tuple(tensor.shape), codec, len(payload), 0)
+    stream = Stream(tensor.dtype, codec, tensor.numel(), len(payload), 0)
     sizes = {"zlib -9 bytes": len(deflated)}
     others: dict[str, Callable[[], Any] | str] = {"zlib -9": functools.partial(zlib.compress, raw, 9), "zstd -3": zstd}
-    decoded: Callable[[], Tensor] = functools.partial(codecs.decode, entry, bytearray(payload), "w")
+
+    def decoded() -> Tensor:
+        out = torch.empty(tensor.numel(), dtype=tensor.dtype)
+        codecs.decode(stream, bytearray(payload), out, "w")
+        return out.reshape(tensor.shape)
+
     if direction == "decode":
         others["zlib -9"] = functools.partial(zlib.decompress, deflated)
     if not isinstance(zstd, str):

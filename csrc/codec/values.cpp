@@ -108,8 +108,9 @@ Values<Word> Values<Word>::fit(const std::vector<Word>& words, bool floating) {
   if (!floating) propose(Split::top, 0, lowest, highest);
   if (!floating) propose(Split::zigzag, 0, lowest_octave, highest_octave);
   if (const std::vector<Word> list = distinct(words); !list.empty()) {
-    propose(Split::palette, 0, 0, list.size() - 1);
+    propose(Split::palette, used ? __builtin_ctzll(used) : 0, 0, list.size() - 1);
     models.back().list_ = list;
+    models.back().trailing_ = 0;
   }
   const auto tally = [&](const Values& v, size_t step, Counts& counts) {
     uint64_t bits = 0;
@@ -126,7 +127,7 @@ Values<Word> Values<Word>::fit(const std::vector<Word>& words, bool floating) {
   for (size_t k = 0; k < models.size(); ++k) {
     Counts counts(sizes[k]);
     const uint64_t raw = tally(models[k], step, counts);
-    const uint64_t model = uint64_t(width) * models[k].list_.size() << 16;
+    const uint64_t model = 8 * uint64_t(models[k].list_bytes()) * models[k].list_.size() << 16;
     const uint64_t cost = raw + Alphabet::fit(counts).cost(counts) + model / step;
     if (cost >= least) continue;
     least = cost;
@@ -144,7 +145,7 @@ void Values<Word>::write(Sink& out) const {
   if (split_ == Split::top || split_ == Split::rotated) out.byte(uint64_t(trailing_));
   if (split_ != Split::palette) out.varint(first_);
   alphabet_.write(out);
-  for (Word w : list_) out.word(w, sizeof(Word));
+  for (Word w : list_) out.word(w >> shift_, list_bytes());
 }
 
 template <class Word>
@@ -155,7 +156,8 @@ Values<Word> Values<Word>::read(Source& in) {
   v.shift_ = head & 63;
   const int width = kWidth<Word> - (v.split_ == Split::rotated);
   const bool shifted = v.split_ == Split::top || v.split_ == Split::rotated;
-  if (v.shift_ >= (shifted ? width : 1)) refuse("shift must be less than ", shifted ? width : 1, ", got ", v.shift_);
+  const int most_shift = v.split_ == Split::zigzag ? 1 : width;
+  if (v.shift_ >= most_shift) refuse("shift must be less than ", most_shift, ", got ", v.shift_);
   if (shifted) v.trailing_ = in.byte("values");
   if (v.trailing_ > v.shift_) refuse("trailing zeros must be at most ", v.shift_, ", got ", v.trailing_);
   if (v.split_ != Split::palette) v.first_ = in.varint("first symbol", kMaxFirst);
@@ -165,7 +167,9 @@ Values<Word> Values<Word>::read(Source& in) {
   if (v.split_ != Split::palette && last > most) refuse("symbols must be at most ", most, ", got ", last);
   if (v.split_ == Split::palette)
     for (int i = 0; i < v.alphabet_.size(); ++i) {
-      v.list_.push_back(Word(in.word(sizeof(Word), "palette")));
+      const uint64_t word = in.word(v.list_bytes(), "palette");
+      if (word > low(~uint64_t{0}, width - v.shift_)) refuse("palette must have words of ", width, " bits");
+      v.list_.push_back(Word(word << v.shift_));
       if (i && v.list_[i] <= v.list_[i - 1]) refuse("palette must be ascending");
     }
   return v;

@@ -32,11 +32,12 @@ class Values {
   };
   Token token(Word word) const;
   int raw_bits() const { return split_ == Split::palette ? 0 : shift_ - trailing_ + (split_ == Split::rotated); }
+  int list_bytes() const { return int(sizeof(Word)) - shift_ / 8; }  // of a word, as stored
   template <int lanes, Split split>
   void take_words(Decoder& in, uint8_t* out, uint64_t n) const;
 
   Split split_ = Split::top;
-  int shift_ = 0;           // top, rotated: bits below the symbol
+  int shift_ = 0;           // top, rotated: bits below the symbol; palette: bits that are 0 in every word
   int trailing_ = 0;        // of these, how many are 0 in every word
   uint64_t first_ = 0;      // what symbol 0 stands for
   std::vector<Word> list_;  // palette: ascending

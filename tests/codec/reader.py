@@ -92,7 +92,8 @@ class Payload:
         trailing = self.byte() if kind < 2 else 0
         first = self.varint() if kind < 3 else 0
         slots = self.alphabet()
-        words = [int.from_bytes(bytes(self.byte() for _ in range(width // 8)), "little") for _ in slots if kind == 3]
+        size = width // 8 - shift // 8
+        words = [int.from_bytes(bytes(self.byte() for _ in range(size)), "little") << shift for _ in slots if kind == 3]
         out = []
         for i in range(count):
             v = first + self.symbol(i, slots)

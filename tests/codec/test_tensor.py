@@ -147,6 +147,15 @@ def test_nearly_the_entropy() -> None:
     assert len(check(values, "float", columns=1000)) < 1.005 * bound
 
 
+def test_a_palette_of_few_bits() -> None:
+    """Values that end in zeros, as those of a bfloat16, are stored without these."""
+    random = np.random.default_rng(0)
+    floats = random.normal(size=16).astype(np.float32).view(np.uint32)
+    pick = random.integers(0, 16, 3000)
+    whole, cut = len(check(floats[pick], "float")), len(check((floats & 0xFFFF0000)[pick], "float"))
+    assert cut == whole - 16 * 2
+
+
 def test_same_bytes_and_unaligned() -> None:
     words = some("float", 4, 1000, 0.3)
     buffer = np.zeros(4001, np.uint8)
@@ -226,7 +235,8 @@ HALF, ONE = 64, [0, 15]  # the byte of a context: 2048 / 4096 slots; an alphabet
         (payload(DENSE, 0x3F, 0), "shift must be less than 32, got 63"),
         (payload(DENSE, 0x40 + 31, 0), "shift must be less than 31, got 31"),
         (payload(DENSE, 0x80 + 1, 0), "shift must be less than 1, got 1"),
-        (payload(DENSE, 0xC0 + 1, 0), "shift must be less than 1, got 1"),
+        (payload(DENSE, 0xC0 + 32, 0), "shift must be less than 32, got 32"),
+        (payload(DENSE, 0xC0 + 9, 0, 15, [0, 0, 0x80]), "palette must have words of 32 bits"),
         (payload(DENSE, 4, 5), "trailing zeros must be at most 4, got 5"),
         (payload(DENSE, 31, 31, 2, ONE), "symbols must be at most 1, got 2"),
         (payload(DENSE, 0, 0, [0xFF] * 9), "first symbol must be a varint of at most 9 bytes"),

@@ -3,7 +3,8 @@
 The names and their meaning are those of safetensors.
 """
 
-from crest_ext.container.files import load, load_file, safe_open, save, save_file
+from crest_ext.container.files import load, load_file, save, save_file
 from crest_ext.container.models import load_model, save_model
+from crest_ext.container.reader import safe_open
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]

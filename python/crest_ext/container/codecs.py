@@ -1,4 +1,4 @@
-"""How the bytes of one tensor become a payload, and back. See docs/format.md.
+"""How the bytes of elements become a payload, and back. See docs/format.md.
 
 The sparse codec is only read: rans makes smaller payloads.
 """
@@ -13,19 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crest_ext import _C
-from crest_ext.container.index import DEFLATED, EXPANSION, RANS, RAW, SPARSE, Cursor, Entry, varint
+from crest_ext.container.fields import Cursor, varint
+from crest_ext.container.index import DEFLATED, EXPANSION, RANS, RAW, SPARSE, Stream
 
 Bytes = NDArray[np.uint8]
 LARGE = 1 << 20  # bytes, from which on no time is spent on trying
 
 
-def encode(tensor: Tensor) -> tuple[int, bytes | memoryview]:
-    """The smallest payload of a tensor: its codec and its bytes."""
+def encode(tensor: Tensor, columns: int | None = None) -> tuple[int, bytes | memoryview]:
+    """The smallest payload of a tensor: its codec and its bytes. Rows of `columns`, by default those of the tensor."""
     if not tensor.numel():
         return RAW, b""
-    data: Bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    rows = tensor.shape[0] if tensor.dim() > 1 else 1
-    coded = _C.encode_tensor(data, _kind(tensor.dtype), tensor.dtype.itemsize, tensor.numel() // rows)
+    data, coded = _rans(tensor, columns or row(tensor))
     itemsize = tensor.dtype.itemsize
     if tensor.dtype == torch.bool:
         data = np.packbits(data, bitorder="little")
@@ -40,32 +39,49 @@ def encode(tensor: Tensor) -> tuple[int, bytes | memoryview]:
     return min(choices, key=lambda choice: len(choice[1]))
 
 
-def decode(entry: Entry, payload: bytearray, where: str) -> Tensor:
-    """The tensor of a payload whose CRC matches. Allocates no more than the entry's expansion limit allows."""
-    if entry.numel == 0:
-        if payload:
-            raise ValueError(f"{where}: an empty tensor must have an empty payload, got {len(payload)} bytes")
-        return torch.empty(entry.shape, dtype=entry.dtype)
-    if entry.codec == RANS:
-        out = torch.empty(entry.shape, dtype=entry.dtype)
-        view = out.reshape(-1).view(torch.uint8).numpy()
+def estimate(tensor: Tensor, columns: int) -> int:
+    """About the bytes of a payload, at most so many, sooner than by encoding with every codec."""
+    if not tensor.numel():
+        return 0
+    data, coded = _rans(tensor, columns)
+    return min(data.nbytes, len(coded))
+
+
+def _rans(tensor: Tensor, columns: int) -> tuple[Bytes, bytes]:
+    """The bytes of the elements, as they are and coded."""
+    data: Bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return data, _C.encode_tensor(data, _kind(tensor.dtype), tensor.dtype.itemsize, columns)
+
+
+def row(tensor: Tensor) -> int:
+    """Elements of one row: what an index into the first dimension selects."""
+    return tensor.numel() // max(tensor.shape[0], 1) if tensor.dim() > 1 else tensor.numel()
+
+
+def decode(stream: Stream, payload: bytearray | memoryview, out: Tensor, where: str) -> None:
+    """Write the elements of a payload whose CRC matches to `out`: (numel,); dtype of the stream."""
+    if stream.numel == 0:
+        return
+    view: Bytes = out.view(torch.uint8).numpy()
+    if stream.codec == RANS:
         try:
-            _C.decode_tensor(payload, view, _kind(entry.dtype), entry.dtype.itemsize)
+            _C.decode_tensor(payload, view, _kind(stream.dtype), stream.dtype.itemsize)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
-        return out
-    data: bytearray | Bytes = payload
-    itemsize = 1 if entry.dtype == torch.bool else entry.dtype.itemsize
-    if entry.codec == DEFLATED:
-        data = _unshuffle(_inflate(payload, entry.nbytes, where, "values", exact=True), itemsize)
-    elif entry.codec == SPARSE:
-        data = _decode_sparse(entry, bytes(payload), where)
-    if entry.dtype != torch.bool:
-        return torch.frombuffer(data, dtype=entry.dtype).reshape(entry.shape)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-    if bits[entry.numel :].any():
-        raise ValueError(f"{where}: bits after the last bool must be 0")
-    return torch.from_numpy(bits[: entry.numel].copy()).view(torch.bool).reshape(entry.shape)
+        return
+    data: bytearray | memoryview | Bytes = payload
+    itemsize = 1 if stream.dtype == torch.bool else stream.dtype.itemsize
+    if stream.codec == DEFLATED:
+        data = _unshuffle(_inflate(payload, stream.nbytes, where, "values", exact=True), itemsize)
+    elif stream.codec == SPARSE:
+        data = _decode_sparse(stream, bytes(payload), where)
+    found = np.frombuffer(data, np.uint8)
+    if stream.dtype == torch.bool:
+        bits = np.unpackbits(found, bitorder="little")
+        if bits[stream.numel :].any():
+            raise ValueError(f"{where}: bits after the last bool must be 0")
+        found = bits[: stream.numel]
+    view[:] = found
 
 
 def _kind(dtype: torch.dtype) -> _C.Kind:
@@ -94,7 +110,7 @@ def _deflate_by(way: int, data: Bytes) -> bytes:
     return packer.compress(data.data) + packer.flush()
 
 
-def _inflate(data: bytes | bytearray, limit: int, where: str, what: str, *, exact: bool) -> bytes:
+def _inflate(data: bytes | bytearray | memoryview, limit: int, where: str, what: str, *, exact: bool) -> bytes:
     """Decompress at most `limit` bytes: what a stream declares or would grow to is never allocated."""
     unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -110,23 +126,23 @@ def _inflate(data: bytes | bytearray, limit: int, where: str, what: str, *, exac
     return out
 
 
-def _decode_sparse(entry: Entry, payload: bytes, where: str) -> Bytes:
-    itemsize = entry.dtype.itemsize
+def _decode_sparse(stream: Stream, payload: bytes, where: str) -> Bytes:
+    itemsize = stream.dtype.itemsize
     cursor = Cursor(payload, where)
-    count = cursor.varint("number of values", entry.numel)
+    count = cursor.varint("number of values", stream.numel)
     packed = cursor.take(cursor.varint("length of positions"), "positions")
     values = cursor.take(cursor.left, "values")
     # Values first: they bound the count by what the payload holds.
     kept = _unshuffle(_inflate(values, count * itemsize, where, "values", exact=True), itemsize).view(f"<u{itemsize}")
     if not kept.all():
         raise ValueError(f"{where}: values must not be zero")
-    longest = len(varint(entry.numel - 1))
+    longest = len(varint(stream.numel - 1))
     gaps = _unvarints(_inflate(packed, count * longest, where, "positions", exact=False), count, longest, where)
     positions = np.cumsum(gaps + 1) - 1
     # The sum of gaps, each below 2**62, cannot pass 2**63 without a negative number on the way.
-    if count and (gaps.max() >= entry.numel or positions.min() < 0 or positions[-1] >= entry.numel):
-        raise ValueError(f"{where}: positions must be below {entry.numel}, got {int(positions.max())}")
-    words = np.zeros(entry.numel, f"<u{itemsize}")
+    if count and (gaps.max() >= stream.numel or positions.min() < 0 or positions[-1] >= stream.numel):
+        raise ValueError(f"{where}: positions must be below {stream.numel}, got {int(positions.max())}")
+    words = np.zeros(stream.numel, f"<u{itemsize}")
     words[positions] = kept
     return words.view(np.uint8)
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from crest_ext.container.files import StrPath, load_file, save_file
+from crest_ext.container.files import load_file, save_file
+from crest_ext.container.reader import StrPath
 
 # Bool buffers of crest_ext.nn's masked modules, and the parameter beside them that each masks.
 MASKED = {"mask": "weight", "bias_mask": "bias"}
