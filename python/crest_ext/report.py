@@ -85,6 +85,21 @@ class EvalReport(Report):
 
 
 @dataclass(frozen=True)
+class ConvertReport(Report):
+    source: str
+    target: str
+    tensors: int
+    elements: int
+    source_bytes: int
+    target_bytes: int
+
+    def table(self) -> Table:
+        sizes = f"{self.source_bytes:,}", f"{self.target_bytes:,}", times(self.source_bytes, self.target_bytes)
+        columns = ("written", "tensors", "elements", "bytes before", "bytes", "smaller")
+        return grid(columns, [(self.target, self.tensors, f"{self.elements:,}", *sizes)])
+
+
+@dataclass(frozen=True)
 class TensorReport:
     name: str
     dtype: str

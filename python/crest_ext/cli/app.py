@@ -26,6 +26,7 @@ from crest_ext.cli.common import (
     prepare,
     user_errors,
 )
+from crest_ext.cli.convert import convert
 from crest_ext.cli.demo import demo
 from crest_ext.cli.doctor import doctor
 from crest_ext.container import load_model, safe_open, save_model
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.command()(user_errors(convert))
 app.command()(user_errors(demo))
 app.command()(user_errors(doctor))
 File = Annotated[Path, typer.Argument(help="A .crest file.")]

@@ -15,7 +15,7 @@ from crest_ext.container.parallel import in_order
 SMALL = 1 << 18  # bytes, up to which a tensor may share a stream
 POOL = 1 << 20  # bytes of a shared stream: what has to be decoded for one of its tensors
 TINY = 1 << 14  # bytes, up to which a pool is tried with every other one
-BLOCK = 1 << 22  # bytes of a tensor's streams, for threads, partial reads and bounded memory
+BLOCK = 1 << 21  # bytes of a tensor's streams, for threads, partial reads and bounded memory
 ROW = 8  # bytes of a stream in the index
 
 

@@ -90,7 +90,7 @@ def _check(name: object, tensor: object, op: str) -> None:
         raise ValueError(f"{what} must have at most {MAX_RANK} dimensions, got {tensor.dim()}")
 
 
-def replace(path: Path, content: Callable[[BinaryIO], None]) -> None:
+def replace(path: Path, content: Callable[[BinaryIO], object]) -> None:
     """Write beside the target, make it durable, then rename over it. A link stays a link to the new file."""
     target = path.resolve()
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
