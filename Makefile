@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SOURCES := CMakeLists.txt pyproject.toml $(shell find csrc -type f)
 CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench wheel lint clean print-torch
+.PHONY: demo test bench wheel lint fuzz clean print-torch
 
 demo: $(VENV)/installed
 	$(BIN)/crest demo
@@ -28,6 +28,19 @@ lint: $(VENV)/testable
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+# coverage-guided, under sanitizers; needs clang. Inputs that were new are kept in build/fuzz/inputs.
+SECONDS ?= 60
+fuzz: build/fuzz/codec $(VENV)/testable
+	mkdir -p build/fuzz/inputs build/fuzz/found
+	$(BIN)/python tests/codec/seeds.py build/fuzz/seeds
+	build/fuzz/codec -max_total_time=$(SECONDS) -max_len=4096 -rss_limit_mb=2048 -malloc_limit_mb=64 -timeout=5 -print_final_stats=1 \
+	  -artifact_prefix=build/fuzz/found/ build/fuzz/inputs build/fuzz/seeds
+
+build/fuzz/codec: tests/codec/fuzz.cpp $(wildcard csrc/codec/*)
+	mkdir -p build/fuzz
+	clang++ -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -DCREST_LIBFUZZER -Icsrc \
+	  tests/codec/fuzz.cpp csrc/codec/*.cpp -o $@
 
 # for scripts: the torch this checkout is built with
 print-torch:

@@ -1,5 +1,5 @@
-// Feeds the decoder what nobody's encoder wrote. On its own: `fuzz SECONDS SEED` mutates payloads of random tensors.
-// With clang: -fsanitize=fuzzer,address,undefined -DCREST_LIBFUZZER.
+// Feeds the decoder what nobody's encoder wrote. On its own: `fuzz SECONDS SEED` mutates payloads of random tensors,
+// and `fuzz seeds FOLDER` writes such payloads. With clang: -fsanitize=fuzzer,address,undefined -DCREST_LIBFUZZER.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -59,15 +59,6 @@ bool run(const uint8_t* data, size_t size) {
 
 }  // namespace
 
-#ifdef CREST_LIBFUZZER
-
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  run(data, size);
-  return 0;
-}
-
-#else
-
 namespace {
 
 std::mt19937_64 random_bits;
@@ -104,7 +95,60 @@ void mutate(Bytes& b) {
   }
 }
 
+// A head, and the payload of a random tensor.
+Bytes seed() {
+  Bytes head(kHead);
+  for (uint8_t& b : head) b = uint8_t(random_bits());
+  if (below(2)) head[2] = 0;
+  const Input in = parse(head.data());
+  const Bytes data = tensor(in);
+  const Bytes payload = crest::codec::encode_tensor(data.data(), in.n, in.format, in.columns);
+  require(decoded(payload, in) == data, "a tensor must come back bit for bit");
+  head.insert(head.end(), payload.begin(), payload.end());
+  return head;
+}
+
 }  // namespace
+
+#ifdef CREST_LIBFUZZER
+
+extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t most);
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  run(data, size);
+  return 0;
+}
+
+// Bits at random rarely get past the models: new payloads, changed fields, tables and states, and parts of two
+// payloads.
+extern "C" size_t LLVMFuzzerCustomMutator(uint8_t* data, size_t size, size_t most, unsigned int number) {
+  random_bits.seed(number);
+  if (size < kHead || below(8) == 0) {
+    const Bytes made = seed();
+    if (made.size() > most) return LLVMFuzzerMutate(data, size, most);
+    std::memcpy(data, made.data(), made.size());
+    return made.size();
+  }
+  if (below(3) == 0) return LLVMFuzzerMutate(data, size, most);
+  Bytes b(data, data + size);
+  mutate(b);
+  if (b.size() > most) b.resize(most);
+  std::memcpy(data, b.data(), b.size());
+  return b.size();
+}
+
+// Models of one payload before symbols and states of another one.
+extern "C" size_t LLVMFuzzerCustomCrossOver(const uint8_t* a, size_t a_size, const uint8_t* b, size_t b_size,
+                                            uint8_t* out, size_t most, unsigned int number) {
+  random_bits.seed(number);
+  const size_t front = std::min(most, below(std::min<size_t>(a_size, 64) + 1));
+  const size_t back = std::min(most - front, below(b_size + 1));
+  std::memcpy(out, a, front);
+  std::memcpy(out + front, b + b_size - back, back);
+  return front + back;
+}
+
+#else
 
 int main(int, char** argv) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(int64_t(1000 * std::atof(argv[1])));
