@@ -1,7 +1,8 @@
-"""A second reader of codec 3, written from docs/format.md alone: slow, plain, and without the checks."""
+"""A second reader of files and of codec 3, written from docs/format.md alone: slow, plain, and without the checks."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 NARROW = [0, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024, 1448, 2048]
@@ -122,3 +123,82 @@ def read(data: bytes, n: int, width: int, kind: str) -> list[int]:
     assert kind == "float" or not any(signs)
     kept, zeros = iter(values), iter(signs)
     return [next(kept) if keep else next(zeros) << (width - 1) for keep in mask]
+
+
+KINDS = ["float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"]
+KINDS += ["uint64", "bool", "float8_e4m3fn", "float8_e5m2"]
+BYTES = [4, 8, 2, 2, 1, 2, 4, 8, 1, 2, 4, 8, 1, 1, 1]
+
+
+def product(sizes: Sequence[int]) -> int:
+    return sizes[0] * product(sizes[1:]) if sizes else 1
+
+
+def elements(codec: int, data: bytes, n: int, dtype: int) -> list[int]:
+    """The n elements of a stream as unsigned words."""
+    size, kind = BYTES[dtype], KINDS[dtype].rstrip("0123456789")
+    if codec == 3:
+        kind = "bool" if kind == "bool" else "int" if "int" in kind else "float"
+        return read(data, n, 8 * size, kind)
+    if codec == 1:
+        planes = zlib.decompress(data, -15)
+        step = len(planes) // size
+        data = bytes(planes[k * step + i] for i in range(step) for k in range(size))
+    if KINDS[dtype] == "bool":
+        return [data[i // 8] >> i % 8 & 1 for i in range(n)]
+    return [int.from_bytes(data[size * i : size * (i + 1)], "little") for i in range(n)]
+
+
+def read_file(data: bytes, words: bytes) -> tuple[dict[str, str], dict[str, tuple[str, list[int], list[int]]]]:
+    """Metadata, and dtype, shape and words by name, of a file of version 2; `words` is the dictionary."""
+    assert data[:8] == bytes.fromhex("89435245 53540d0a")
+    assert int.from_bytes(data[8:12], "little") == zlib.crc32(data[12:])
+    assert int.from_bytes(data[12:16], "little") == 2
+    size = int.from_bytes(data[-8:-4], "little")
+    assert int.from_bytes(data[-4:], "little") == zlib.crc32(data[-8 - size : -4])
+    index = Payload(zlib.decompressobj(-15, words).decompress(data[-8 - size : -8]))
+
+    def take(count: int) -> bytes:
+        index.at += count
+        return index.data[index.at - count : index.at]
+
+    metadata = {}
+    for _ in range(index.varint()):
+        key = take(index.varint()).decode()
+        metadata[key] = take(index.varint()).decode()
+    names: list[bytes] = []
+    for _ in range(index.varint()):
+        shared = names[-1][: index.byte()] if names else take(1)[1:]
+        names.append(shared + take(index.varint()))
+    ranks = take(len(names))
+    shapes = [[index.varint() for _ in range(rank)] for rank in ranks]
+    numbers = [index.varint() for _ in names]
+    count = index.varint()
+    dtypes, codecs = take(count), take(count)
+    more = [index.varint() if codec & 128 else 0 for codec in codecs]
+    lengths = [index.varint() for _ in range(count)]
+    crcs = [int.from_bytes(take(4), "little") for _ in range(count)]
+    assert index.at == len(index.data)
+    totals = [sum(product(shapes[t]) for t in range(len(names)) if numbers[t] == k) for k in range(count)]
+    for k in range(count):
+        if more[k]:
+            first = max(j for j in range(k) if not more[j])
+            totals[first], totals[k] = totals[first] - more[k], more[k]
+    at, streams = 16, []
+    for k in range(count):
+        payload = data[at : at + lengths[k]]
+        assert zlib.crc32(payload) == crcs[k]
+        at += lengths[k]
+        decoded = elements(codecs[k] & 127, payload, totals[k], dtypes[k])
+        if more[k]:
+            streams[-1] += decoded
+        else:
+            streams.append(decoded)
+    starts = [k for k in range(count) if not more[k]]
+    found = {}
+    for name, shape, number in zip(names, shapes, numbers, strict=True):
+        stream = streams[starts.index(number)]
+        part, stream[:] = stream[: product(shape)], stream[product(shape) :]
+        found[name.decode()] = (KINDS[dtypes[number]], shape, part)
+    assert at == len(data) - 8 - size
+    return metadata, found

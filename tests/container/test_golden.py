@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from crest_ext.container import load_file, safe_open, save_file
+from codec import reader
+from crest_ext.container import load_file, pools, safe_open, save, save_file
 
 FILES = Path(__file__).parent / "golden"
+DOCS = Path(__file__).parents[2] / "docs" / "format.md"
 CODECS = {"deflate": {0, 1, 2}, "rans": {0, 1, 3}, "pools": {0, 1, 3}}  # without codec 3; version 1 with it; version 2
 
 
@@ -68,3 +70,24 @@ def test_a_shared_stream_is_in_the_golden_file() -> None:
     with safe_open(FILES / "pools.crest") as file:
         streams = [file.entry(key).streams for key in tensors()]
     assert len(set(streams)) < len(streams)
+
+
+def words_of(tensor: Tensor) -> list[int]:
+    size = tensor.dtype.itemsize
+    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return [int.from_bytes(data[i : i + size], "little") for i in range(0, len(data), size)]
+
+
+@pytest.mark.parametrize("block", [1 << 21, 1000])
+def test_a_second_reader(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/format.md says all that it takes, the dictionary too."""
+    monkeypatch.setattr(pools, "BLOCK", block)
+    monkeypatch.setattr(pools, "SMALL", min(block, pools.SMALL))
+    dictionary = DOCS.read_text().split("```")[1].replace("\n", "").encode()
+    for data in (save(tensors(), {"made": "once"}), save({}), (FILES / "pools.crest").read_bytes()):
+        metadata, found = reader.read_file(data, dictionary)
+        assert metadata == ({"made": "once"} if found else {})
+        for name, tensor in tensors().items() if found else ():
+            dtype, shape, words = found[name]
+            assert (dtype, shape) == (str(tensor.dtype).removeprefix("torch."), list(tensor.shape))
+            assert words == words_of(tensor), name
