@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crest_ext.container import codecs
+from crest_ext.container import codecs, load, save
 from crest_ext.container.index import Stream
 from timing import compare
 
@@ -24,6 +24,8 @@ def laplacian(shape: tuple[int, ...], sparsity: float) -> Tensor:
 
 
 TENSORS: dict[str, Callable[[], Tensor]] = {
+    "LeNet-300-100 fc1 (300, 784), 70 % zeros": lambda: laplacian((300, 784), 0.7),
+    "LeNet-300-100 fc1 (300, 784), 90 % zeros": lambda: laplacian((300, 784), 0.9),
     "LeNet-300-100 fc1 (300, 784), 98 % zeros": lambda: laplacian((300, 784), 0.98),
     "Laplacian (4096, 4096), 90 % zeros": lambda: laplacian((4096, 4096), 0.9),
     "ResNet layer4 conv (512, 512, 3, 3), dense": lambda: torch.randn(512, 512, 3, 3) * (2 / (512 * 9)) ** 0.5,
@@ -98,3 +100,34 @@ def bench_codec(benchmark: Any, name: str, direction: str) -> None:
         **sizes,
     )
     assert torch.equal(decoded().view(torch.int32), tensor.view(torch.int32))
+
+
+@pytest.mark.parametrize("direction", ["save", "load"])
+@pytest.mark.parametrize("threads", [2, 4])
+def bench_threads(benchmark: Any, threads: int, direction: str) -> None:
+    """A file of sixteen layers with 90 % zeros, by one thread and by several: the same bytes."""
+    torch.manual_seed(0)
+    rows = 1024 if benchmark.enabled else 8
+    tensors = {f"layer{i}": laplacian((rows, 1024), 0.9) for i in range(16)}
+    data = save(tensors)
+
+    def by(count: int) -> Any:
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            return save(tensors) if direction == "save" else load(data)
+        finally:
+            torch.set_num_threads(before)
+
+    compare(
+        benchmark,
+        functools.partial(by, threads),
+        {"1 thread": functools.partial(by, 1)},
+        group=f"container, {direction} 16 tensors",
+        case=f"{threads} threads",
+        nbytes=4 * rows * 1024 * 16,
+    )
+    if direction == "save":
+        assert by(threads) == by(1) == data
+    else:
+        assert all(torch.equal(t, tensors[name]) for name, t in by(threads).items())
