@@ -10,12 +10,15 @@ from crest_ext.methods import Surgery, SurgeryConfig
 from crest_ext.ops import (
     PackedSparse,
     apply_mask,
+    group_norms,
+    group_soft_threshold_,
     masked_linear,
     masked_linear_grad_weight,
     masked_linear_grad_x,
     pack_sparse,
     prune_splice_,
     sgd_prune_splice_,
+    sparse_group_soft_threshold_,
     sparse_linear,
     unpack_sparse,
 )
@@ -28,6 +31,8 @@ __all__ = [
     "SurgeryConfig",
     "apply_mask",
     "factorize",
+    "group_norms",
+    "group_soft_threshold_",
     "masked_linear",
     "masked_linear_grad_weight",
     "masked_linear_grad_x",
@@ -38,6 +43,7 @@ __all__ = [
     "recalibrate",
     "sgd_prune_splice_",
     "shrink",
+    "sparse_group_soft_threshold_",
     "sparse_linear",
     "unpack_sparse",
 ]
