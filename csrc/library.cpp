@@ -3,6 +3,8 @@
 
 STABLE_TORCH_LIBRARY(crest, m) {
   m.def("apply_mask(Tensor weight, Tensor mask, bool straight_through=False) -> Tensor");
+  m.def("group_norms(Tensor weight, str groups) -> Tensor");
+  m.def("group_soft_threshold_(Tensor(a!) weight, str groups, float threshold) -> ()");
   m.def(
       "masked_linear(Tensor x, Tensor weight, Tensor mask, Tensor? bias=None, bool straight_through=False) -> Tensor");
   m.def("masked_linear_grad_x(Tensor grad, Tensor weight, Tensor mask) -> Tensor");
@@ -11,6 +13,7 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def(
       "sgd_prune_splice_(Tensor(a!) weight, Tensor grad, Tensor(b!) momentum_buffer, Tensor(c!) mask, float lr, "
       "float momentum, float weight_decay, float low, float high, bool update_mask=True) -> ()");
+  m.def("sparse_group_soft_threshold_(Tensor(a!) weight, str groups, float threshold, float l1) -> ()");
   m.def(
       "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor rows, Tensor steps, Tensor slices, "
       "int out_features, int in_features, Tensor? bias=None, str activation=\"none\") -> Tensor");

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crest_ext import pack_sparse
+from crest_ext import pack_sparse, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 Make = Callable[..., Tensor]
+GROUPS = ["filter", "channel", "shape", "kernel", "layer", "row", "column"]
 # Around every register width (4, 8, 16), and nothing at all.
 SIZES = [0, 1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 100]
 
@@ -30,6 +31,32 @@ def apply_mask(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
     for straight_through in (False, True):
         yield tensor(3, 5, 7, dtype=dtype, device=device), some(3, 5, 7, device=device), straight_through
     yield tensor(9, 6, dtype=dtype, device=device).t(), some(9, 6, device=device).t()
+
+
+# Conv2d and Linear weights: one filter, one input, runs and rows around the registers; nothing at all.
+GROUPED = [
+    *((5, 3, 3, 3), (1, 4, 3, 3), (4, 1, 5, 5), (4, 7, 1, 1), (2, 2, 33), (9, 17)),
+    *((1, 9), (7, 1), (2, 0), (0, 3), (3, 2, 0, 3)),
+]
+
+
+def group_norms(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for shape in GROUPED:
+        for groups in GROUPS:
+            weight = tensor(*shape, dtype=dtype, device=device)
+            yield weight + weight.sign(), groups  # away from 0, where there is no gradient
+    yield tensor(3, 4, 5, dtype=dtype, device=device).permute(2, 1, 0), "channel"
+
+
+def group_soft_threshold_(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for weight, groups in list(group_norms(dtype, device))[:-1]:
+        norms = reference.group_norms(weight.double(), groups)
+        yield weight, groups, norms.median().item() * 0.99 if norms.numel() else 0.5
+
+
+def sparse_group_soft_threshold_(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for weight, groups, threshold in group_soft_threshold_(dtype, device):
+        yield weight, groups, threshold / 2, 1.37
 
 
 # (n, m, k, density): few rows; then sparse and dense with a panel's narrow, middle and full width; nothing at all.
@@ -118,20 +145,26 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
     f.__name__: f
     for f in (
         apply_mask,
+        group_norms,
+        group_soft_threshold_,
         masked_linear,
         masked_linear_grad_x,
         masked_linear_grad_weight,
         prune_splice_,
         sgd_prune_splice_,
+        sparse_group_soft_threshold_,
         sparse_linear,
     )
 }
 
 # Terms of the longest sum in an op's samples: what its rounding errors grow with.
 LONGEST_SUM = {
+    "group_norms": 100,
+    "group_soft_threshold_": 100,
     "masked_linear": 40,
     "masked_linear_grad_x": 40,
     "masked_linear_grad_weight": 40,
+    "sparse_group_soft_threshold_": 100,
     "sparse_linear": 130,
 }
 

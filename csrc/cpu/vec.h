@@ -92,6 +92,15 @@ inline void for_each_register(int64_t begin, int64_t end, const Step& step) {
   for (; i < end; ++i) step(One<A>{}, i);
 }
 
+// One number's square root, by its instruction: the compiler's own would call the library for a negative one.
+#if defined(__x86_64__)
+inline float sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+inline double sqrt(double x) { return _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd(), _mm_set_sd(x))); }
+#elif defined(__aarch64__)
+inline float sqrt(float x) { return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0); }
+inline double sqrt(double x) { return vget_lane_f64(vsqrt_f64(vdup_n_f64(x)), 0); }
+#endif
+
 // Asks for the cache line that a loop over long arrays reads 2 KiB from here. The hardware's own prefetcher stops at
 // each page and lags behind four streams: this is worth a tenth of the time. Past the end it does nothing.
 inline void prefetch(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + 2048); }

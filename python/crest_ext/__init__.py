@@ -6,16 +6,19 @@ from crest_ext import _C  # registers torch.ops.crest
 from crest_ext import container as container
 from crest_ext import nn as nn
 from crest_ext import optim as optim
-from crest_ext.methods import Surgery, SurgeryConfig
+from crest_ext.methods import StructuredConfig, StructuredSparsity, Surgery, SurgeryConfig
 from crest_ext.ops import (
     PackedSparse,
     apply_mask,
+    group_norms,
+    group_soft_threshold_,
     masked_linear,
     masked_linear_grad_weight,
     masked_linear_grad_x,
     pack_sparse,
     prune_splice_,
     sgd_prune_splice_,
+    sparse_group_soft_threshold_,
     sparse_linear,
     unpack_sparse,
 )
@@ -24,10 +27,14 @@ from crest_ext.rewrite import factorize, materialize, pack, recalibrate, shrink
 __version__: str = _C.version
 __all__ = [
     "PackedSparse",
+    "StructuredConfig",
+    "StructuredSparsity",
     "Surgery",
     "SurgeryConfig",
     "apply_mask",
     "factorize",
+    "group_norms",
+    "group_soft_threshold_",
     "masked_linear",
     "masked_linear_grad_weight",
     "masked_linear_grad_x",
@@ -38,6 +45,7 @@ __all__ = [
     "recalibrate",
     "sgd_prune_splice_",
     "shrink",
+    "sparse_group_soft_threshold_",
     "sparse_linear",
     "unpack_sparse",
 ]

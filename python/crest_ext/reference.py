@@ -12,6 +12,23 @@ def apply_mask(weight: Tensor, mask: Tensor, straight_through: bool = False) -> 
     return weight + (masked - weight).detach() if straight_through else masked
 
 
+def group_norms(weight: Tensor, groups: str, keepdim: bool = False) -> Tensor:
+    rest = list(range(2, weight.dim()))
+    over = {"channel": [0, *rest], "shape": [0], "column": [0], "kernel": rest, "layer": [0, 1, *rest]}
+    dims = over.get(groups, [1, *rest])  # filter, row
+    return torch.linalg.vector_norm(weight, dim=dims, keepdim=keepdim) if dims else weight.abs()
+
+
+def group_soft_threshold_(weight: Tensor, groups: str, threshold: float) -> None:
+    norms = group_norms(weight, groups, keepdim=True)
+    weight.mul_(torch.where(norms <= threshold, 0, 1 - threshold / norms))
+
+
+def sparse_group_soft_threshold_(weight: Tensor, groups: str, threshold: float, l1: float) -> None:
+    weight.copy_(torch.sign(weight) * (weight.abs() - l1).clamp(min=0))
+    group_soft_threshold_(weight, groups, threshold)
+
+
 def masked_linear(
     x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None, straight_through: bool = False
 ) -> Tensor:

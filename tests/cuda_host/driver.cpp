@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "../../csrc/cuda/apply_mask.cuh"
+#include "../../csrc/cuda/group_norms.cuh"
+#include "../../csrc/cuda/group_soft_threshold.cuh"
 #include "../../csrc/cuda/masked_linear.cuh"
 #include "../../csrc/cuda/masked_linear_grad_weight.cuh"
 #include "../../csrc/cuda/masked_linear_grad_x.cuh"
@@ -92,6 +94,17 @@ void sgd_prune_splice(const Case& c) {
   c.run(a, cuda::sgd_prune_splice, [&](auto type) { cuda::sgd_prune_splice<TYPE, 32>(a, nullptr, 2); });
 }
 
+// sizes: outer, count, inner.
+void group_norms(const Case& c) {
+  const GroupNorms a{c[0], c[1], c[2], {c.sizes[0], c.sizes[1], c.sizes[2]}, c.dtype};
+  c.run(a, cuda::group_norms, [&](auto type) { cuda::group_norms<TYPE, 64>(a, nullptr); });
+}
+
+void group_soft_threshold(const Case& c) {
+  const GroupSoftThreshold a{c[0], c[1], {c.sizes[0], c.sizes[1], c.sizes[2]}, c.numbers[0], c.numbers[1], c.dtype};
+  c.run(a, cuda::group_soft_threshold, [&](auto type) { cuda::group_soft_threshold<TYPE, 64>(a, nullptr, 2); });
+}
+
 void masked_linear(const Case& c) {
   const MaskedLinear a{c[0], c[1], c.mask(2), c[3], c[4], c.sizes[0], c.sizes[1], c.sizes[2], c.dtype};
   c.run(a, cuda::masked_linear, [&](auto type) { cuda::masked_linear<TYPE, 64, 8, 16, 3>(a, nullptr); });
@@ -143,6 +156,8 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(apply_mask),
     NAMED(prune_splice),
     NAMED(sgd_prune_splice),
+    NAMED(group_norms),
+    NAMED(group_soft_threshold),
     NAMED(masked_linear),
     NAMED(masked_linear_grad_x),
     NAMED(masked_linear_grad_weight),

@@ -69,6 +69,48 @@ def prune_splice(dtype: torch.dtype) -> Iterator[Sample]:
             yield Sample(Case("prune_splice", dtype, (n,), [weight, keep], (low, high)), {1: expected})
 
 
+# (outer, count, inner): runs for a warp and for a block, columns of one and several blocks, folded or not; no numbers.
+GROUPED = [(1, 9, 3), (1, 3, 1100), (1, 1, 33), (5, 7, 1), (40, 33, 1), (70, 3, 9), (3, 1, 65), (1, 3, 0), (0, 3, 2)]
+
+
+def grouped(dtype: torch.dtype) -> Iterator[tuple[tuple[int, int, int], Tensor, Tensor]]:
+    """Sizes, a weight of them, and room for its sums: the kernels' own, so what is left there is not compared."""
+    for sizes in GROUPED:
+        weight = some(*sizes, dtype=dtype)
+        if sizes[1] > 2 and weight.numel():
+            weight[0, 1, 0] = NAN
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        yield sizes, weight, torch.full((4 * sizes[1] * max(sizes[2], 1),), NAN, dtype=wide)
+
+
+def anything(number: int) -> Callable[..., Tensor]:
+    return lambda *arrays: arrays[number]
+
+
+def group_norms(dtype: torch.dtype) -> Iterator[Sample]:
+    for sizes, weight, sums in grouped(dtype):
+        expected = weight.double().square().sum((0, 2)).sqrt()
+        arrays = [weight, torch.empty(sizes[1], dtype=dtype), sums]
+        tolerance = {1: 8 * torch.finfo(sums.dtype).eps * expected + rounding(dtype, expected)}
+        yield Sample(Case("group_norms", dtype, sizes, arrays), {1: expected, 2: anything(2)}, tolerance)
+
+
+def group_soft_threshold(dtype: torch.dtype) -> Iterator[Sample]:
+    for sizes, weight, sums in grouped(dtype):
+        if not weight.numel():
+            continue  # nothing is launched
+        for l1 in (0.0, 0.4):
+            x = weight.double()
+            x = torch.where(x.abs() <= l1, 0, x - l1 * x.sign())
+            norms = x.square().sum((0, 2), keepdim=True).sqrt()
+            threshold = 1.001 * norms.nan_to_num().median().item()
+            expected = x * torch.where(norms <= threshold, 0, 1 - threshold / norms)
+            # The factor loses digits where the norm is close to the threshold.
+            slack = 32 * torch.finfo(sums.dtype).eps * (weight.double().abs() + 1) + rounding(dtype, expected)
+            case = Case("group_soft_threshold", dtype, sizes, [weight, sums], (threshold, l1))
+            yield Sample(case, {0: expected, 1: anything(1)}, {0: slack})
+
+
 def mask_of(keep: Tensor, low: float, high: float, update: bool) -> Callable[..., Tensor]:
     """The updated mask of the weight that was stored: its rounding can move it across a threshold."""
 
@@ -182,7 +224,7 @@ def sparse_linear(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
-OPS += [sparse_linear]
+OPS += [group_norms, group_soft_threshold, sparse_linear]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:

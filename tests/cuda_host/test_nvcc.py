@@ -32,6 +32,10 @@ class Budget:
 
 
 BUDGETS = {
+    "group_runs_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=64),
+    "group_columns_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=2 << 10),
+    "group_finish_kernel": Budget(threads=256, registers=64, occupancy=0.5),
+    "Shrink": Budget(threads=256, registers=64, occupancy=0.5),  # an elementwise_kernel that divides 64-bit indices
     "elementwise_kernel": Budget(threads=256, registers=40, occupancy=0.75),
     "masked_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     # For float64; the other types, with 24 KiB and 64 registers, reach 0.5.

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "../../csrc/apply_mask.h"
+#include "../../csrc/group_norms.h"
+#include "../../csrc/group_soft_threshold.h"
 #include "../../csrc/masked_linear.h"
 #include "../../csrc/masked_linear_grad_weight.h"
 #include "../../csrc/masked_linear_grad_x.h"
@@ -61,6 +63,26 @@ void in_two(int64_t end, const F& f) {
   f(end / 3, end);
 }
 
+// sizes: outer, count, inner.
+void norms(const Case& c) {
+  const Groups groups{c.sizes[0], c.sizes[1], c.sizes[2]};
+  std::vector<double> sums(static_cast<size_t>(groups.blocks() * groups.width()));
+  const GroupNorms a{c[0], c[1], sums.data(), groups, c.dtype};
+  if (groups.outer == 1) return in_two<GroupNorms>(group_norms, a, groups.count);
+  in_two<GroupNorms>(group_norms_sums, a, groups.blocks());
+  group_norms_of_sums(a);
+}
+
+void soft_threshold(const Case& c) {
+  const Groups groups{c.sizes[0], c.sizes[1], c.sizes[2]};
+  std::vector<double> sums(static_cast<size_t>(groups.blocks() * groups.width()));
+  const GroupSoftThreshold a{c[0], sums.data(), groups, c.numbers[0], c.numbers[1], c.dtype};
+  if (groups.outer == 1) return in_two<GroupSoftThreshold>(group_soft_threshold, a, groups.count);
+  in_two<GroupSoftThreshold>(group_soft_threshold_sums, a, groups.blocks());
+  group_soft_threshold_factors(a);
+  in_two<GroupSoftThreshold>(group_soft_threshold_rows, a, groups.outer);
+}
+
 // A matrix (n, k) in panels, or room for one that is written.
 struct OwnPanels {
   std::vector<char> room;
@@ -102,6 +124,8 @@ void linear_grad_weight(const Case& c) {
 const std::map<std::string, void (*)(const Case&)> ops = {
     {"apply_mask",
      [](const Case& c) { in_two<ApplyMask>(apply_mask, {c[0], c.mask(1), c[2], c.sizes[0], c.dtype}, c.sizes[0]); }},
+    {"group_norms", norms},
+    {"group_soft_threshold", soft_threshold},
     {"masked_linear", linear},
     {"masked_linear_grad_x", linear_grad_x},
     {"masked_linear_grad_weight", linear_grad_weight},

@@ -85,6 +85,33 @@ def test_equals_reference(run: Run, op: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(g.to(e.dtype), e, rtol=tolerance, atol=tolerance)
 
 
+# (outer, count, inner): runs, columns of one block and of several, no numbers.
+GROUPED = [(1, 9, 3), (1, 3, 133), (5, 7, 1), (17, 33, 5), (600, 130, 1), (3, 1, 65), (1, 3, 0), (0, 3, 2)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_groups(run: Run, dtype: torch.dtype) -> None:
+    cases, expected = [], []
+    for sizes in GROUPED:
+        weight = torch.randn(sizes).to(dtype)
+        x = weight.double()
+        norms = x.square().sum((0, 2)).sqrt()
+        cases.append(Case("group_norms", dtype, sizes, [weight, torch.empty(sizes[1], dtype=dtype)]))
+        expected.append(norms)
+        if not weight.numel():
+            continue
+        x = torch.where(x.abs() <= 0.3, 0, x - 0.3 * x.sign())
+        norms = x.square().sum((0, 2), keepdim=True).sqrt()
+        threshold = 0.99 * norms.median().item()
+        cases.append(Case("group_soft_threshold", dtype, sizes, [weight], (threshold, 0.3)))
+        expected.append(x * torch.where(norms <= threshold, 0, 1 - threshold / norms))
+    for case, arrays, e in zip(cases, run(cases), expected, strict=True):
+        got = arrays[1] if case.op == "group_norms" else arrays[0]
+        assert got is not None
+        tolerance = 50 * torch.finfo(dtype).eps if dtype.itemsize > 2 else 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(got.double(), e, rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("relu", [False, True])
 def test_sparse_linear(run: Run, relu: bool, dtype: torch.dtype) -> None:

@@ -1,7 +1,16 @@
 """What changes training: one paper, one file."""
 
 from crest_ext.methods.method import Method
+from crest_ext.methods.structured import StructuredConfig, StructuredSparsity
 from crest_ext.methods.summary import LayerSummary, Summary
 from crest_ext.methods.surgery import Surgery, SurgeryConfig
 
-__all__ = ["LayerSummary", "Method", "Summary", "Surgery", "SurgeryConfig"]
+__all__ = [
+    "LayerSummary",
+    "Method",
+    "StructuredConfig",
+    "StructuredSparsity",
+    "Summary",
+    "Surgery",
+    "SurgeryConfig",
+]

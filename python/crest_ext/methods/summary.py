@@ -21,7 +21,7 @@ class LayerSummary:
     biases_kept: int
     biases: int
     threshold: float | None  # None: not part of this run
-    note: str  # why the layer is not part of this run
+    note: str  # why the layer is not part of this run, or what is left of its groups
 
     @property
     def density(self) -> float:
@@ -77,12 +77,19 @@ class Summary:
         return "\n".join([*lines, f"{self.kept:,} of {self.total:,} parameters kept ({share})"])
 
 
-def summarize(model: nn.Module, thresholds: Mapping[nn.Module, float]) -> Summary:
+def summarize(
+    model: nn.Module,
+    thresholds: Mapping[nn.Module, float | None],
+    kept: Mapping[Tensor, Tensor] | None = None,
+    notes: Mapping[nn.Module, str] | None = None,
+) -> Summary:
     """Count what is kept of each Linear and Conv2d, and of the parameters outside them together.
 
     Args:
         model: any module.
-        thresholds: of the layers that take part in a run.
+        thresholds: of the layers that take part in a run; None if the method has none.
+        kept: masks of parameters, in place of the modules' own.
+        notes: of the layers that take part in a run.
     """
     rows, seen = [], set[Tensor]()
 
@@ -96,7 +103,10 @@ def summarize(model: nn.Module, thresholds: Mapping[nn.Module, float]) -> Summar
 
     for name, module, reason in layers(model):
         masks = dict(module.masked_parameters()) if isinstance(module, Masked) else {}
-        note = "" if module in thresholds else reason or ("masks fixed" if masks else "dense")
+        masks |= {p: kept[p] for p in masks if kept and p in kept}
+        note = reason or ("masks fixed" if masks else "dense")
+        if module in thresholds:
+            note = (notes or {}).get(module, "")
         counts = *count(module, "weight", masks), *count(module, "bias", masks)
         rows.append(LayerSummary(name, *counts, thresholds.get(module), note))
     if others := sum(p.numel() for p in model.parameters() if p not in seen):

@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from crest_ext.models.alexnet import AlexNet
+from crest_ext.models.convnet import ConvNet
 from crest_ext.models.cost import multiply_adds
 from crest_ext.models.lenet import LeNet5, LeNet300100, LeNetDigits
+from crest_ext.models.mlp import MLP
 from crest_ext.models.mobilenet import MobileNetV1
 from crest_ext.models.resnet import ResNet
 
@@ -18,13 +20,17 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": LeNet300100,
     "lenet_5": LeNet5,
     "lenet_digits": LeNetDigits,
+    "mlp_784_500_300": MLP,
+    "convnet": ConvNet,
     "alexnet": AlexNet,
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (20, 32, 44, 56)},
     "mobilenet_v1": MobileNetV1,
 }
 __all__ = [
+    "MLP",
     "MODELS",
     "AlexNet",
+    "ConvNet",
     "LeNet5",
     "LeNet300100",
     "LeNetDigits",

@@ -2,6 +2,7 @@
 // Shadows the toolkit's header: its types, and our meaning for what a kernel does with the device.
 #include_next <cuda_runtime.h>
 
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <tuple>
@@ -80,6 +81,8 @@ inline unsigned __ballot_sync(unsigned mask, int vote, CUDA_HOST_SITE) {
   for (int i = 0; i < 32; ++i) bits |= static_cast<unsigned>(votes[i]) << i;
   return bits;
 }
+
+using std::sqrt;
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 
