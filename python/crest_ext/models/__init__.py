@@ -13,6 +13,7 @@ from crest_ext.models.cost import multiply_adds
 from crest_ext.models.lenet import LeNet5, LeNet300100, LeNetDigits
 from crest_ext.models.mobilenet import MobileNetV1
 from crest_ext.models.resnet import ResNet
+from crest_ext.models.shallow import Shallow, Teacher
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": LeNet300100,
@@ -21,6 +22,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (20, 32, 44, 56)},
     "mobilenet_v1": MobileNetV1,
+    "shallow": Shallow,
+    "teacher": Teacher,
 }
 __all__ = [
     "MODELS",
@@ -30,6 +33,8 @@ __all__ = [
     "LeNetDigits",
     "MobileNetV1",
     "ResNet",
+    "Shallow",
+    "Teacher",
     "create_model",
     "multiply_adds",
 ]
