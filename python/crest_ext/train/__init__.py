@@ -3,7 +3,7 @@
 from crest_ext.train.fit import Progress, Report, bake, evaluate, fit
 from crest_ext.train.recipe import Phase, Recipe, load_recipe, recipe_names
 from crest_ext.train.run import Data, PhaseResult, count, loaders, restore, run
-from crest_ext.train.schedules import Constant, Cosine, Inv, Schedule, Step
+from crest_ext.train.schedules import Constant, Cosine, Inv, Plateau, Schedule, Step
 
 __all__ = [
     "Constant",
@@ -12,6 +12,7 @@ __all__ = [
     "Inv",
     "Phase",
     "PhaseResult",
+    "Plateau",
     "Progress",
     "Recipe",
     "Report",
