@@ -73,13 +73,6 @@ def test_logits_computed_before_are_used_instead() -> None:
     assert not member.modes
 
 
-def test_scale_divides_the_loss_by_its_square() -> None:
-    z, outputs = torch.randn(2, 4, 3)
-    scaled = Mimic(Fixed(outputs), [Fixed(z)], MimicConfig(scale=5)).loss(torch.zeros(4, 1))
-    plain = Mimic(Fixed(5 * outputs), [Fixed(z)]).loss(torch.zeros(4, 1))
-    assert scaled.item() == pytest.approx(plain.item() / 25)
-
-
 def test_optimizer_is_the_configs() -> None:
     student = nn.Linear(6, 3)
     (group,) = Mimic(student, [teacher(0)], MimicConfig(lr=0.25, momentum=0.5)).optimizer().param_groups
@@ -143,7 +136,6 @@ def test_refuses_shapes() -> None:
         ({"lr": 0}, "lr must be a finite number > 0, got 0"),
         ({"lr": float("nan")}, "lr must be a finite number > 0, got nan"),
         ({"lr": "0.1"}, "lr must be a finite number > 0, got '0.1'"),
-        ({"scale": 0.0}, "scale must be a finite number > 0, got 0.0"),
         ({"momentum": 1.0}, "momentum must be in (0, 1), got 1.0"),
     ],
 )

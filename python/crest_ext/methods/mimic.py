@@ -20,25 +20,20 @@ class MimicConfig:
     to cost several percent.
 
     Attributes:
-        lr: learning rate. The paper searches 0.0013 to 0.016 on a log scale, for the loss of eq. 1, which sums over ten
-            classes: with `F.mse_loss`, its mean, the same steps need ten times as much.
+        lr: learning rate. The paper searches 0.0013 to 0.016 on a log scale, for the loss of eq. 1, which sums over
+            ten classes: with `F.mse_loss`, its mean, the same steps need ten times as much. Teachers that are more
+            certain have larger logits, and the first steps then diverge by a rate that is good otherwise.
         momentum: 0.68 to 0.97 in the paper's search.
-        scale: the student's outputs are to be the logits over this, so that its loss is eq. 1 over scale squared. 1 in
-            the paper; the standard deviation of the logits makes the first steps safe, which else diverge when the
-            teachers are more certain than the paper's.
     """
 
     lr: float = 0.005
     momentum: float = 0.9
-    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if not (isinstance(self.lr, (int, float)) and math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"MimicConfig: lr must be a finite number > 0, got {self.lr!r}")
         if not (isinstance(self.momentum, (int, float)) and 0 < self.momentum < 1):
             raise ValueError(f"MimicConfig: momentum must be in (0, 1), got {self.momentum!r}")
-        if not (isinstance(self.scale, (int, float)) and math.isfinite(self.scale) and self.scale > 0):
-            raise ValueError(f"MimicConfig: scale must be a finite number > 0, got {self.scale!r}")
 
 
 class Ensemble(nn.Module):
@@ -127,7 +122,7 @@ class Mimic:
             raise ValueError(f"Mimic: teachers must not share parameters with the student, got {shared[0]!r} in both")
 
     def loss(self, x: Tensor, z: Tensor | None = None) -> Tensor:
-        """Eq. 1 on a batch; over the config's scale squared.
+        """Eq. 1 on a batch.
 
         Args:
             x: what the student takes, and the teachers unless z is given: the paper evaluates them on the very images
@@ -137,7 +132,7 @@ class Mimic:
         Raises:
             ValueError: the student's logits have another shape than the teachers'.
         """
-        return mimic_loss(self.student(x), (self.teachers(x) if z is None else z) / self.config.scale)
+        return mimic_loss(self.student(x), self.teachers(x) if z is None else z)
 
     def optimizer(self) -> torch.optim.SGD:
         """SGD over the student's parameters, as the config has it."""
