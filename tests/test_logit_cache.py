@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -203,6 +204,28 @@ def test_nothing_is_lost_when_the_process_is_killed(whole: Path, tmp_path: Path)
     cache.write()
     assert member.calls == 6
     assert contents(folder) == contents(whole)
+
+
+def test_a_second_writer_waits_for_the_first(whole: Path, tmp_path: Path) -> None:
+    (first, _), (second, member) = make(tmp_path / "x"), make(tmp_path / "x")
+    halfway, go_on = threading.Event(), threading.Event()
+
+    def pause(done: int, _: int) -> None:
+        if done == 7:
+            halfway.set()
+            assert go_on.wait(60)
+
+    writers = [threading.Thread(target=first.write, args=(pause,)), threading.Thread(target=second.write)]
+    writers[0].start()
+    assert halfway.wait(60)
+    writers[1].start()
+    writers[1].join(0.2)
+    assert writers[1].is_alive()
+    go_on.set()
+    for writer in writers:
+        writer.join(60)
+    assert not member.calls
+    assert contents(tmp_path / "x") == contents(whole)
 
 
 @pytest.mark.parametrize(

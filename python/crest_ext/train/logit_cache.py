@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -81,7 +82,7 @@ class LogitCache:
         if passes < 1:
             raise ValueError(f"LogitCache: passes must be at least 1, got {passes}")
         self.folder, self.images, self.labels, self.teachers = Path(folder), images, labels, teachers
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.classes = batch_size, seed, classes
         self.augment = augment or Augment()
         self.batches_per_pass = len(images) // batch_size
         self._length = passes * self.batches_per_pass
@@ -103,12 +104,17 @@ class LogitCache:
         return self._length
 
     @property
+    def identity(self) -> str:
+        """Of what it is made of: data, teachers and settings."""
+        return hashlib.sha256(json.dumps(self._header, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the whole pair of files, written or not."""
         return len(self) * (self._image_bytes + self._record.itemsize)
 
     def write(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Write what is not there yet.
+        """Write what is not there yet; waits while another process does.
 
         Args:
             progress: called with the batches that are whole and those in all, at the start and after each.
@@ -122,14 +128,14 @@ class LogitCache:
             unfinished = self._path("header.json.part")
             unfinished.write_text(json.dumps(self._header, indent=1) + "\n")
             unfinished.replace(self._path("header.json"))
-        done = len(self) if self._sizes() == (len(self), len(self), True) else self._whole()
-        missing = (len(self) - done) * (self._image_bytes + self._record.itemsize)
-        free = shutil.disk_usage(self.folder).free
-        if missing > free:
-            raise ValueError(f"LogitCache: {self.folder} must have {missing:,} bytes free, got {free:,}")
-        if progress:
-            progress(done, len(self))
         with self._path("images.bin").open("ab") as images, self._path("logits.bin").open("ab") as logits:
+            fcntl.flock(images, fcntl.LOCK_EX)
+            done = len(self) if self._sizes() == (len(self), len(self), True) else self._whole()
+            missing, free = self.nbytes // len(self) * (len(self) - done), shutil.disk_usage(self.folder).free
+            if missing > free:
+                raise ValueError(f"LogitCache: {self.folder} must have {missing:,} bytes free, got {free:,}")
+            if progress:
+                progress(done, len(self))
             images.truncate(done * self._image_bytes)  # of the batch that was being written
             logits.truncate(done * self._record.itemsize)
             for number in range(done, len(self)):
