@@ -5,8 +5,10 @@ from crest_ext.train.logit_cache import CachedBatch, LogitCache
 from crest_ext.train.recipe import Phase, Recipe, load_recipe, recipe_names
 from crest_ext.train.run import Data, PhaseResult, count, loaders, restore, run
 from crest_ext.train.schedules import Constant, Cosine, Inv, Plateau, Schedule, Step
+from crest_ext.train.search import LR, Trial, search
 
 __all__ = [
+    "LR",
     "CachedBatch",
     "Constant",
     "Cosine",
@@ -21,6 +23,7 @@ __all__ = [
     "Report",
     "Schedule",
     "Step",
+    "Trial",
     "bake",
     "count",
     "evaluate",
@@ -30,4 +33,5 @@ __all__ = [
     "recipe_names",
     "restore",
     "run",
+    "search",
 ]
