@@ -124,3 +124,7 @@ def test_cifar10_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         mean, std = data.CIFAR10_MEAN[channel], data.CIFAR10_STD[channel]
         assert low.item() == pytest.approx(-mean / std)
         assert high.item() == pytest.approx((1 - mean) / std)
+    raw = data.cifar10_bytes(tmp_path)
+    assert raw.train.x.dtype == torch.uint8
+    assert raw.train.x[3].flatten().tolist() == list(pixels)
+    assert torch.equal(raw.train.y, train.y)

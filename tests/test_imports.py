@@ -18,7 +18,7 @@ LAYERS = [
     {"_C", "reference"},
     {"ops"},
     {"nn"},
-    {"methods", "rewrite", "container", "data", "models"},
+    {"methods", "rewrite", "container", "data", "augment", "models"},
     {"optim"},
     {"train"},
     {"report"},

@@ -6,7 +6,14 @@ from crest_ext import _C  # registers torch.ops.crest
 from crest_ext import container as container
 from crest_ext import nn as nn
 from crest_ext import optim as optim
-from crest_ext.methods import StructuredConfig, StructuredSparsity, Surgery, SurgeryConfig
+from crest_ext.methods import (
+    Mimic,
+    MimicConfig,
+    StructuredConfig,
+    StructuredSparsity,
+    Surgery,
+    SurgeryConfig,
+)
 from crest_ext.ops import (
     PackedSparse,
     apply_mask,
@@ -26,6 +33,8 @@ from crest_ext.rewrite import factorize, materialize, pack, recalibrate, shrink
 
 __version__: str = _C.version
 __all__ = [
+    "Mimic",
+    "MimicConfig",
     "PackedSparse",
     "StructuredConfig",
     "StructuredSparsity",

@@ -138,6 +138,17 @@ CIFAR10_MEAN, CIFAR10_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def cifar10(folder: Path) -> Dataset:
     """CIFAR-10 from its binary version; (x / 255 - CIFAR10_MEAN) / CIFAR10_STD by channel. About 0.8 GB."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CIFAR10_MEAN, CIFAR10_STD))
+    splits = [Split(x.float().div_(255).sub_(mean).div_(std), y) for x, y in cifar10_bytes(folder)]
+    return Dataset(*splits)
+
+
+def cifar10_bytes(folder: Path) -> Dataset:
+    """CIFAR-10 from its binary version; x is uint8 as in the files, for augmentation.
+
+    Raises:
+        ValueError: files are missing or damaged.
+    """
     places = [folder, folder / "cifar-10-batches-bin"]
     found = next((place for place in places if all((place / name).is_file() for name in CIFAR10)), None)
     if not found:
@@ -157,9 +168,7 @@ def _read_cifar10(folder: Path, names: list[str]) -> Split:
         _check(folder / name, data, "sha1", CIFAR10[name])
         raw.append(np.frombuffer(data, np.uint8).reshape(-1, 3073))
     samples = torch.from_numpy(np.concatenate(raw))
-    x = samples[:, 1:].float().view(-1, 3, 32, 32)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CIFAR10_MEAN, CIFAR10_STD))
-    return Split(x.div_(255).sub_(mean).div_(std), samples[:, 0].long())
+    return Split(samples[:, 1:].reshape(-1, 3, 32, 32), samples[:, 0].long())
 
 
 DATASETS: dict[str, Callable[[Path], Dataset]] = {"digits": digits, "mnist": mnist, "cifar10": cifar10}

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crest_ext.rewrite import PackedLayer
-from crest_ext.train import PhaseResult
+from crest_ext.train import PhaseResult, Trial
 
 
 class Report(ABC):
@@ -69,6 +69,26 @@ class TrainReport(Report):
         ]
         columns = ("phase", "iterations", "test error", "parameters", "fewer", "seconds")
         return Group(grid(columns, rows), Text(f"{self.out}: {self.bytes:,} bytes"))
+
+
+@dataclass(frozen=True)
+class SearchReport(Report):
+    """Students tried, the best first. Errors are fractions of the validation samples."""
+
+    storage: str
+    trials: tuple[Trial, ...]
+
+    def table(self) -> Group:
+        drawn = list(dict.fromkeys(name for trial in self.trials for name in trial.drawn))
+        rows = [
+            (
+                t.number,
+                "no width" if t.error is None else percent(t.error),
+                *(f"{t.drawn[name]:.4g}" if name in t.drawn else "" for name in drawn),
+            )
+            for t in self.trials
+        ]
+        return Group(grid(("trial", "validation error", *drawn), rows), Text(self.storage))
 
 
 @dataclass(frozen=True)

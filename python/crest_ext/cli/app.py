@@ -29,6 +29,7 @@ from crest_ext.cli.common import (
 from crest_ext.cli.convert import convert
 from crest_ext.cli.demo import demo
 from crest_ext.cli.doctor import doctor
+from crest_ext.cli.search import search
 from crest_ext.container import load_model, safe_open, save_model
 from crest_ext.container.index import CODECS
 from crest_ext.data import Dataset
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(user_errors(convert))
 app.command()(user_errors(demo))
 app.command()(user_errors(doctor))
+app.command()(user_errors(search))
 File = Annotated[Path, typer.Argument(help="A .crest file.")]
 
 

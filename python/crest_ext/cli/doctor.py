@@ -11,7 +11,7 @@ import typer
 from crest_ext import _C, __version__, ops, report
 from crest_ext.cli.common import Json
 
-OPTIONAL = ("numpy", "typer", "rich", "pyyaml", "safetensors", "scikit-learn")
+OPTIONAL = ("numpy", "typer", "rich", "pyyaml", "safetensors", "scikit-learn", "optuna")
 
 
 def doctor(as_json: Json = False) -> None:

@@ -15,6 +15,7 @@ from crest_ext.models.lenet import LeNet5, LeNet300100, LeNetDigits
 from crest_ext.models.mlp import MLP
 from crest_ext.models.mobilenet import MobileNetV1
 from crest_ext.models.resnet import ResNet
+from crest_ext.models.shallow import Shallow, Teacher
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet_300_100": LeNet300100,
@@ -25,6 +26,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": AlexNet,
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (20, 32, 44, 56)},
     "mobilenet_v1": MobileNetV1,
+    "shallow": Shallow,
+    "teacher": Teacher,
 }
 __all__ = [
     "MLP",
@@ -36,6 +39,8 @@ __all__ = [
     "LeNetDigits",
     "MobileNetV1",
     "ResNet",
+    "Shallow",
+    "Teacher",
     "create_model",
     "multiply_adds",
 ]
