@@ -10,6 +10,9 @@ from crest_ext.methods import Surgery, SurgeryConfig
 from crest_ext.ops import (
     PackedSparse,
     apply_mask,
+    depthwise_conv2d,
+    depthwise_conv2d_grad_weight,
+    depthwise_conv2d_grad_x,
     masked_linear,
     masked_linear_grad_weight,
     masked_linear_grad_x,
@@ -19,7 +22,7 @@ from crest_ext.ops import (
     sparse_linear,
     unpack_sparse,
 )
-from crest_ext.rewrite import factorize, materialize, pack, recalibrate, shrink
+from crest_ext.rewrite import factorize, materialize, pack, recalibrate, separate, shrink
 
 __version__: str = _C.version
 __all__ = [
@@ -27,6 +30,9 @@ __all__ = [
     "Surgery",
     "SurgeryConfig",
     "apply_mask",
+    "depthwise_conv2d",
+    "depthwise_conv2d_grad_weight",
+    "depthwise_conv2d_grad_x",
     "factorize",
     "masked_linear",
     "masked_linear_grad_weight",
@@ -36,6 +42,7 @@ __all__ = [
     "pack_sparse",
     "prune_splice_",
     "recalibrate",
+    "separate",
     "sgd_prune_splice_",
     "shrink",
     "sparse_linear",

@@ -32,6 +32,8 @@ class Budget:
 
 
 BUDGETS = {
+    "depthwise_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
+    "depthwise_conv2d_grad_weight_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=2 << 10),
     "elementwise_kernel": Budget(threads=256, registers=40, occupancy=0.75),
     "masked_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     # For float64; the other types, with 24 KiB and 64 registers, reach 0.5.

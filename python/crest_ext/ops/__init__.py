@@ -1,6 +1,9 @@
 """The ops of torch.ops.crest, with docstrings, gradients and tracing."""
 
 from crest_ext.ops.apply_mask import apply_mask
+from crest_ext.ops.depthwise_conv2d import depthwise_conv2d
+from crest_ext.ops.depthwise_conv2d_grad_weight import depthwise_conv2d_grad_weight
+from crest_ext.ops.depthwise_conv2d_grad_x import depthwise_conv2d_grad_x
 from crest_ext.ops.masked_linear import masked_linear
 from crest_ext.ops.masked_linear_grad_weight import masked_linear_grad_weight
 from crest_ext.ops.masked_linear_grad_x import masked_linear_grad_x
@@ -12,6 +15,9 @@ from crest_ext.ops.sparse_linear import sparse_linear
 __all__ = [
     "PackedSparse",
     "apply_mask",
+    "depthwise_conv2d",
+    "depthwise_conv2d_grad_weight",
+    "depthwise_conv2d_grad_x",
     "masked_linear",
     "masked_linear_grad_weight",
     "masked_linear_grad_x",
