@@ -119,8 +119,8 @@ void depthwise(const Case& c) {
 // sizes: those of the struct in its order, then channels_last.
 void depthwise_grad_weight(const Case& c) {
   const auto& s = c.sizes;
-  const DepthwiseConv2dGradWeight a{c[0], c[1], c[2], s[0],  s[1],  s[2],  s[3],  s[4],       s[5],   s[6],
-                                    s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14] != 0, c.dtype};
+  const DepthwiseConv2dGradWeight a{c[0], c[1], c[2], s[0],  s[1],  s[2],  s[3],  s[4],  s[5],       s[6],
+                                    s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15] != 0, c.dtype};
   const auto kernel = a.channels_last ? depthwise_conv2d_grad_weight_pixels : depthwise_conv2d_grad_weight_planes;
   in_two<DepthwiseConv2dGradWeight>(kernel, a, a.c * a.multiplier);
 }
