@@ -9,17 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crest_ext.nn import DepthwiseConv2d
-
 # (stride, channels at width 1) of the thirteen blocks; the paper's table prints the last stride as 2, by mistake.
 BLOCKS = [(1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), *[(1, 512)] * 5, (2, 1024), (1, 1024)]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
 
 
-def with_norm(conv: nn.Conv2d, folded: bool) -> nn.Module:
-    """With its BatchNorm unless that is folded into it."""
+def convolution(channels_in: int, channels: int, kernel: int, stride: int, groups: int, folded: bool) -> nn.Module:
+    """Without padding, which depends on the image; with its BatchNorm unless that is folded into it."""
+    conv = nn.Conv2d(channels_in, channels, kernel, stride, groups=groups, bias=folded)
     nn.init.trunc_normal_(conv.weight, std=0.09, a=-0.18, b=0.18)
-    return conv if folded else nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels, eps=1e-3))
+    return conv if folded else nn.Sequential(conv, nn.BatchNorm2d(channels, eps=1e-3))
 
 
 def same(x: Tensor, stride: int) -> Tensor:
@@ -33,13 +32,13 @@ class Separable(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int, folded: bool, activation: str) -> None:
         super().__init__()
-        self.dw = with_norm(DepthwiseConv2d(channels_in, 3, stride, "same", bias=folded), folded)
-        self.pw = with_norm(nn.Conv2d(channels_in, channels, 1, bias=folded), folded)
-        self.activation = activation
+        self.dw = convolution(channels_in, channels_in, 3, stride, channels_in, folded)
+        self.pw = convolution(channels_in, channels, 1, 1, 1, folded)
+        self.stride, self.activation = stride, activation
 
     def forward(self, x: Tensor) -> Tensor:
         activation = ACTIVATIONS[self.activation]
-        return activation(self.pw(activation(self.dw(x))))
+        return activation(self.pw(activation(self.dw(same(x, self.stride)))))
 
 
 class MobileNetV1(nn.Module):
@@ -76,7 +75,7 @@ class MobileNetV1(nn.Module):
             raise ValueError(f"MobileNetV1: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         self.activation, self.stride = activation, 1 if small else 2
         channels, names = int(32 * width_mult), []
-        self.stem = with_norm(nn.Conv2d(3, channels, 3, self.stride, bias=folded), folded)
+        self.stem = convolution(3, channels, 3, self.stride, 1, folded)
         for i, (stride, wide) in enumerate(BLOCKS, 1):
             if not (shallow and 7 <= i <= 11):
                 block = Separable(
