@@ -6,6 +6,15 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def("group_norms(Tensor weight, str groups) -> Tensor");
   m.def("group_soft_threshold_(Tensor(a!) weight, str groups, float threshold) -> ()");
   m.def(
+      "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias=None, int[2] stride=1, int[] padding=[0, 0], "
+      "int[2] dilation=1, str activation=\"none\") -> Tensor");
+  m.def(
+      "depthwise_conv2d_grad_x(Tensor grad, Tensor weight, int[3] size, int[2] stride=1, int[] padding=[0, 0], "
+      "int[2] dilation=1) -> Tensor");
+  m.def(
+      "depthwise_conv2d_grad_weight(Tensor grad, Tensor x, int[2] kernel_size, int[2] stride=1, "
+      "int[] padding=[0, 0], int[2] dilation=1) -> Tensor");
+  m.def(
       "masked_linear(Tensor x, Tensor weight, Tensor mask, Tensor? bias=None, bool straight_through=False) -> Tensor");
   m.def("masked_linear_grad_x(Tensor grad, Tensor weight, Tensor mask) -> Tensor");
   m.def("masked_linear_grad_weight(Tensor grad, Tensor x, Tensor mask) -> Tensor");

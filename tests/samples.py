@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -114,6 +115,60 @@ def sgd_prune_splice_(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ..
             yield weight, grad, buffer, some(n, device=device), 0.1, 0.9, 0.01, 0.5, 1.0, update_mask
 
 
+# (n, c, multiplier, (h, w), kernel, stride, padding, dilation): tuned kernels, with and without every border, across
+# several tiles, bands and registers; then any kernel; nothing at all.
+DEPTHWISE = [
+    (1, 2, 1, (7, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (1, 3, 1, (30, 17), (3, 3), (1, 1), (0, 2, 1, 0), (1, 1)),
+    (1, 18, 1, (9, 16), (3, 3), (2, 2), (0, 1, 0, 1), (1, 1)),
+    (1, 2, 1, (5, 141), (3, 3), (2, 2), (1, 1), (1, 1)),
+    (2, 3, 1, (8, 21), (5, 5), (1, 1), (2, 2), (1, 1)),
+    (1, 9, 1, (11, 19), (5, 5), (2, 2), (2, 1, 1, 2), (1, 1)),
+    (1, 1, 1, (6, 33), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (1, 8, 1, (3, 7), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (2, 19, 1, (7, 15), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (1, 4, 1, (1, 1), (3, 3), (1, 1), (4, 4), (1, 1)),
+    (1, 2, 3, (6, 8), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (1, 2, 2, (9, 7), (2, 3), (2, 1), (1, 0), (1, 2)),
+    (1, 1, 1, (9, 8), (3, 3), (1, 1), (2, 2), (2, 2)),
+    (1, 1, 1, (9, 13), (3, 2), (3, 2), (1, 2, 3, 0), (2, 3)),
+    (1, 2, 1, (8, 8), (7, 7), (1, 1), (3, 3), (1, 1)),
+    (0, 3, 1, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
+]
+
+
+def depthwise(dtype: torch.dtype, device: str) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, tuple[Any, ...]]]:
+    """x, weight, bias, grad and (stride, padding, dilation), in both memory formats."""
+    for n, c, multiplier, (h, w), (kh, kw), stride, padding, dilation in DEPTHWISE:
+        if dtype == torch.float64 and n * c * h * w > 200:
+            continue  # gradients are checked number by number
+        m, pads = c * multiplier, padding if len(padding) == 4 else (padding[0], *padding, padding[1])
+        out_h = (h + pads[0] + pads[1] - (kh - 1) * dilation[0] - 1) // stride[0] + 1
+        out_w = (w + pads[2] + pads[3] - (kw - 1) * dilation[1] - 1) // stride[1] + 1
+        shapes = ((n, c, h, w), (m, 1, kh, kw), (m,), (n, m, out_h, out_w))
+        x, weight, bias, grad = (tensor(*shape, dtype=dtype, device=device) for shape in shapes)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            x, grad = (t.contiguous(memory_format=memory_format) for t in (x, grad))
+            yield x, weight, bias, grad, (stride, padding, dilation)
+
+
+def depthwise_conv2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    activations = itertools.cycle(["relu", "none", "relu6"])
+    for x, weight, bias, _, where in depthwise(dtype, device):
+        yield x, weight, None, *where
+        yield x, weight, bias, *where, next(activations)
+
+
+def depthwise_conv2d_grad_x(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for x, weight, _, grad, where in depthwise(dtype, device):
+        yield grad, weight, tuple(x.shape[1:]), *where
+
+
+def depthwise_conv2d_grad_weight(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for x, weight, _, grad, where in depthwise(dtype, device):
+        yield grad, x, tuple(weight.shape[2:]), *where
+
+
 # (n, m, k, density): one row of x, a panel of each width and several; the edges of slices, blocks and tiles; nothing.
 PACKED = [
     (1, 16, 128, 0.2),
@@ -147,6 +202,9 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         apply_mask,
         group_norms,
         group_soft_threshold_,
+        depthwise_conv2d,
+        depthwise_conv2d_grad_x,
+        depthwise_conv2d_grad_weight,
         masked_linear,
         masked_linear_grad_x,
         masked_linear_grad_weight,
@@ -161,6 +219,9 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
 LONGEST_SUM = {
     "group_norms": 100,
     "group_soft_threshold_": 100,
+    "depthwise_conv2d": 49,
+    "depthwise_conv2d_grad_x": 49,
+    "depthwise_conv2d_grad_weight": 510,
     "masked_linear": 40,
     "masked_linear_grad_x": 40,
     "masked_linear_grad_weight": 40,

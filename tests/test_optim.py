@@ -10,7 +10,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from crest_ext import Surgery, SurgeryConfig
-from crest_ext.optim import PruneSpliceSGD
+from crest_ext.models import create_model
+from crest_ext.optim import PruneSpliceSGD, decay_groups
 
 X, Y = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
 
@@ -207,3 +208,27 @@ def test_refuses_to_empty_a_layer() -> None:
     assert model[0].mask.all()
     assert model[0].bias_mask.all()
     assert surgery.iteration == 0
+
+
+def test_decay_groups() -> None:
+    """All parameters once, and none of weight decay on the depthwise filters alone."""
+    model = create_model("mobilenet_v1", width_mult=0.25, num_classes=3)
+    decayed, spared = decay_groups(model, 4e-5)
+    depthwise = {f"block{i}.dw.0.weight" for i in range(1, 14)}
+    assert {n for n, p in model.named_parameters() if any(p is q for q in spared["params"])} == depthwise
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (4e-5, 0.0)
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+    optimizer = torch.optim.SGD(decay_groups(model, 0.5), lr=1.0)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name] * (1.0 if name in depthwise else 0.5))
+
+
+def test_decay_groups_of_one_kind() -> None:
+    (group,) = decay_groups(nn.Sequential(nn.Linear(3, 2), nn.Conv2d(1, 4, 3)), 0.1)
+    assert (len(group["params"]), group["weight_decay"]) == (4, 0.1)
+    (group,) = decay_groups(nn.Conv2d(4, 4, 3, groups=4, bias=False), 0.1)
+    assert group["weight_decay"] == 0

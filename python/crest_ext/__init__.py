@@ -19,6 +19,9 @@ from crest_ext.ops import (
     apply_mask,
     group_norms,
     group_soft_threshold_,
+    depthwise_conv2d,
+    depthwise_conv2d_grad_weight,
+    depthwise_conv2d_grad_x,
     masked_linear,
     masked_linear_grad_weight,
     masked_linear_grad_x,
@@ -29,7 +32,7 @@ from crest_ext.ops import (
     sparse_linear,
     unpack_sparse,
 )
-from crest_ext.rewrite import factorize, materialize, pack, recalibrate, shrink
+from crest_ext.rewrite import factorize, materialize, pack, recalibrate, separate, shrink
 
 __version__: str = _C.version
 __all__ = [
@@ -41,6 +44,9 @@ __all__ = [
     "Surgery",
     "SurgeryConfig",
     "apply_mask",
+    "depthwise_conv2d",
+    "depthwise_conv2d_grad_weight",
+    "depthwise_conv2d_grad_x",
     "factorize",
     "group_norms",
     "group_soft_threshold_",
@@ -52,6 +58,7 @@ __all__ = [
     "pack_sparse",
     "prune_splice_",
     "recalibrate",
+    "separate",
     "sgd_prune_splice_",
     "shrink",
     "sparse_group_soft_threshold_",

@@ -1,4 +1,4 @@
-"""Optimizers that do a method's work in the same pass over memory."""
+"""Optimizers that do a method's work in the same pass over memory, and parameter groups for others."""
 
 from __future__ import annotations
 
@@ -6,11 +6,33 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.sgd import SGD, sgd
 
 from crest_ext.methods.surgery import Part, Surgery, in_memory_order
 from crest_ext.ops import sgd_prune_splice_
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for any torch optimizer, in which the filters of depthwise convolutions do not decay.
+
+        optimizer = torch.optim.SGD(decay_groups(model, 4e-5), lr=0.045, momentum=0.9)
+
+    Depthwise are convolutions of which each filter sees one channel; all else decays, as where one group holds it all.
+
+    Args:
+        model: whose parameters, each once.
+        weight_decay: of all but the depthwise filters.
+
+    Returns:
+        Two groups with their own weight_decay, or one where the model has no such filters, or nothing else.
+
+    Source: Howard et al., "MobileNets: Efficient CNNs for Mobile Vision Applications", 2017, section 3.2.
+    """
+    spared = {m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
+    parts = ([p for p in model.parameters() if (p in spared) == among] for among in (False, True))
+    groups = [{"params": part, "weight_decay": decay} for part, decay in zip(parts, (weight_decay, 0.0), strict=True)]
+    return [group for group in groups if group["params"]]
 
 
 class PruneSpliceSGD(SGD):

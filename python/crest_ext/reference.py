@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,6 +43,49 @@ def masked_linear_grad_x(grad: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
 
 def masked_linear_grad_weight(grad: Tensor, x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, grad.flatten(0, -2).t() @ x.flatten(0, -2) if grad.dim() > 1 else grad.outer(x), 0)
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    activation: str = "none",
+) -> Tensor:
+    top, bottom, left, right = padding if len(padding) == 4 else (padding[0], *padding, padding[1])
+    padded = F.pad(x, (left, right, top, bottom))
+    y = F.conv2d(padded, weight, bias, tuple(stride), 0, tuple(dilation), groups=x.shape[1])
+    return {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}[activation](y)
+
+
+def depthwise_conv2d_grad_x(
+    grad: Tensor,
+    weight: Tensor,
+    size: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+) -> Tensor:
+    x = grad.new_zeros((grad.shape[0], *size), requires_grad=True)
+    with torch.enable_grad():
+        y = depthwise_conv2d(x, weight, None, stride, padding, dilation)
+    return torch.autograd.grad(y, x, grad)[0]
+
+
+def depthwise_conv2d_grad_weight(
+    grad: Tensor,
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+) -> Tensor:
+    weight = grad.new_zeros((grad.shape[1], 1, *kernel_size), requires_grad=True)
+    with torch.enable_grad():
+        y = depthwise_conv2d(x, weight, None, stride, padding, dilation)
+    return torch.autograd.grad(y, weight, grad)[0]
 
 
 def prune_splice_(weight: Tensor, mask: Tensor, low: float, high: float) -> None:

@@ -12,6 +12,8 @@
 #include "../../csrc/cuda/apply_mask.cuh"
 #include "../../csrc/cuda/group_norms.cuh"
 #include "../../csrc/cuda/group_soft_threshold.cuh"
+#include "../../csrc/cuda/depthwise_conv2d.cuh"
+#include "../../csrc/cuda/depthwise_conv2d_grad_weight.cuh"
 #include "../../csrc/cuda/masked_linear.cuh"
 #include "../../csrc/cuda/masked_linear_grad_weight.cuh"
 #include "../../csrc/cuda/masked_linear_grad_x.cuh"
@@ -143,6 +145,25 @@ void sparse_linear(const Case& c) {
   c.run(a, cuda::sparse_linear, [&](auto type) { cuda::sparse_linear<TYPE, 64, 2>(a, nullptr); });
 }
 
+// sizes: those of the struct in its order, then flip, channels_last and activation.
+void depthwise_conv2d(const Case& c) {
+  const auto& s = c.sizes;
+  const DepthwiseConv2d a{c[0],   c[1],  c[2],  c[3],  s[0],  s[1],       s[2],       s[3],
+                          s[4],   s[5],  s[6],  s[7],  s[8],  s[9],       s[10],      s[11],
+                          s[12],  s[13], s[14], s[15], s[16], s[17] != 0, s[18] != 0, static_cast<Activation>(s[19]),
+                          c.dtype};
+  c.run(a, cuda::depthwise_conv2d, [&](auto type) { cuda::depthwise_conv2d<TYPE, 32>(a, nullptr); });
+}
+
+// sizes: those of the struct in its order, then channels_last.
+void depthwise_conv2d_grad_weight(const Case& c) {
+  const auto& s = c.sizes;
+  const DepthwiseConv2dGradWeight a{c[0], c[1], c[2], s[0],  s[1],  s[2],  s[3],  s[4],  s[5],       s[6],
+                                    s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15] != 0, c.dtype};
+  c.run(a, cuda::depthwise_conv2d_grad_weight,
+        [&](auto type) { cuda::depthwise_conv2d_grad_weight<TYPE, 32>(a, nullptr); });
+}
+
 // sizes: threads a block, blocks.
 template <auto kernel>
 void plant(const Case& c) {
@@ -162,6 +183,8 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(masked_linear_grad_x),
     NAMED(masked_linear_grad_weight),
     NAMED(sparse_linear),
+    NAMED(depthwise_conv2d),
+    NAMED(depthwise_conv2d_grad_weight),
     PLANTED(global_out_of_bounds),
     PLANTED(shared_out_of_bounds),
     PLANTED(misaligned),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import crest_ext
 from crest_ext import reference
+from depthwise import calls
 
 NAN = float("nan")
 # Around packs of 2, 4 and 8, a warp, the small blocks' 2 x 32 threads with packs, and a block of 256.
@@ -223,8 +224,20 @@ def sparse_linear(dtype: torch.dtype) -> Iterator[Sample]:
             )
 
 
+def depthwise_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
+    """With both of its gradients."""
+    accumulator = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32)
+    for call in calls(dtype):
+        last = len(call.arrays) - 1
+        # Sums of up to 500 products of normal numbers.
+        tolerance = 200 * accumulator.eps + rounding(dtype, call.expected)
+        case = Case(call.op, dtype, [int(size) for size in call.sizes], call.arrays)
+        yield Sample(case, {last: call.expected}, {last: tolerance})
+
+
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
 OPS += [group_norms, group_soft_threshold, sparse_linear]
+OPS += [sparse_linear, depthwise_conv2d]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:

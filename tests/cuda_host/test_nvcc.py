@@ -36,6 +36,8 @@ BUDGETS = {
     "group_columns_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=2 << 10),
     "group_finish_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "Shrink": Budget(threads=256, registers=64, occupancy=0.5),  # an elementwise_kernel that divides 64-bit indices
+    "depthwise_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
+    "depthwise_conv2d_grad_weight_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=2 << 10),
     "elementwise_kernel": Budget(threads=256, registers=40, occupancy=0.75),
     "masked_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     # For float64; the other types, with 24 KiB and 64 registers, reach 0.5.

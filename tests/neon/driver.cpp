@@ -9,6 +9,8 @@
 #include "../../csrc/apply_mask.h"
 #include "../../csrc/group_norms.h"
 #include "../../csrc/group_soft_threshold.h"
+#include "../../csrc/depthwise_conv2d.h"
+#include "../../csrc/depthwise_conv2d_grad_weight.h"
 #include "../../csrc/masked_linear.h"
 #include "../../csrc/masked_linear_grad_weight.h"
 #include "../../csrc/masked_linear_grad_x.h"
@@ -121,7 +123,33 @@ void linear_grad_weight(const Case& c) {
          [&](int64_t begin, int64_t end) { masked_linear_grad_weight_sparse(a, grad.panels, x.panels, begin, end); });
 }
 
+// sizes: those of the struct in its order, then flip, channels_last and activation.
+void depthwise(const Case& c) {
+  const auto& s = c.sizes;
+  const DepthwiseConv2d a{c[0],   c[1],  c[2],  c[3],  s[0],  s[1],       s[2],       s[3],
+                          s[4],   s[5],  s[6],  s[7],  s[8],  s[9],       s[10],      s[11],
+                          s[12],  s[13], s[14], s[15], s[16], s[17] != 0, s[18] != 0, static_cast<Activation>(s[19]),
+                          c.dtype};
+  if (!a.channels_last) return in_two<DepthwiseConv2d>(depthwise_conv2d_planes, a, a.n * a.out_c);
+  const int64_t channels = a.in_c > a.out_c ? a.in_c : a.out_c;
+  std::vector<double> packed(static_cast<size_t>(a.kh * a.kw * channels));
+  in_two(channels, [&](int64_t begin, int64_t end) { depthwise_conv2d_pack(a, packed.data(), begin, end); });
+  in_two(a.n * ((a.out_h + 1) / 2),
+         [&](int64_t begin, int64_t end) { depthwise_conv2d_pixels(a, packed.data(), begin, end); });
+}
+
+// sizes: those of the struct in its order, then channels_last.
+void depthwise_grad_weight(const Case& c) {
+  const auto& s = c.sizes;
+  const DepthwiseConv2dGradWeight a{c[0], c[1], c[2], s[0],  s[1],  s[2],  s[3],  s[4],  s[5],       s[6],
+                                    s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15] != 0, c.dtype};
+  const auto kernel = a.channels_last ? depthwise_conv2d_grad_weight_pixels : depthwise_conv2d_grad_weight_planes;
+  in_two<DepthwiseConv2dGradWeight>(kernel, a, a.c * a.multiplier);
+}
+
 const std::map<std::string, void (*)(const Case&)> ops = {
+    {"depthwise_conv2d", depthwise},
+    {"depthwise_conv2d_grad_weight", depthwise_grad_weight},
     {"apply_mask",
      [](const Case& c) { in_two<ApplyMask>(apply_mask, {c[0], c.mask(1), c[2], c.sizes[0], c.dtype}, c.sizes[0]); }},
     {"group_norms", norms},

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from crest_ext import pack_sparse, reference
+from depthwise import calls
 from driver import KERNELS, Case, call, kernel_flags
 from samples import DTYPES, SAMPLES
 
@@ -170,6 +171,18 @@ def test_linear_equals_reference(run: Run, op: str, dtype: torch.dtype) -> None:
         assert got is not None
         eps = torch.finfo(torch.float32 if got.element_size() == 2 else dtype).eps
         torch.testing.assert_close(got.double(), expected, rtol=4 * torch.finfo(dtype).eps, atol=1000 * eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_depthwise_equals_reference(run: Run, dtype: torch.dtype) -> None:
+    """Forward pass and both gradients, in both memory formats."""
+    made = list(calls(dtype))
+    results = run([Case(c.op, dtype, [int(size) for size in c.sizes], c.arrays) for c in made])
+    for c, arrays in zip(made, results, strict=True):
+        got = arrays[-1]
+        assert got is not None
+        eps = torch.finfo(torch.float32 if got.element_size() == 2 else dtype).eps
+        torch.testing.assert_close(got.double(), c.expected, rtol=4 * torch.finfo(dtype).eps, atol=200 * eps)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

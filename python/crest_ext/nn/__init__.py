@@ -1,6 +1,7 @@
 """Drop-in modules on the ops: import them beside torch.nn."""
 
+from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
 from crest_ext.nn.sparse import SparseLinear
 
-__all__ = ["Masked", "MaskedConv2d", "MaskedLinear", "SparseLinear", "mask_"]
+__all__ = ["DepthwiseConv2d", "Masked", "MaskedConv2d", "MaskedLinear", "SparseLinear", "mask_"]

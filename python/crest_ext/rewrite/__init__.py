@@ -4,6 +4,7 @@ from crest_ext.rewrite.factorize import FactorizedLayer, FactorizeReport, factor
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.pack import PackedLayer, PackReport, pack
 from crest_ext.rewrite.recalibrate import recalibrate
+from crest_ext.rewrite.separate import SeparatedLayer, SeparateReport, separate
 from crest_ext.rewrite.shrink import ShrinkReport, ShrunkLayer, shrink
 
 __all__ = [
@@ -11,11 +12,14 @@ __all__ = [
     "FactorizedLayer",
     "PackReport",
     "PackedLayer",
+    "SeparateReport",
+    "SeparatedLayer",
     "ShrinkReport",
     "ShrunkLayer",
     "factorize",
     "materialize",
     "pack",
     "recalibrate",
+    "separate",
     "shrink",
 ]

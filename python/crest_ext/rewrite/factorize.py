@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from crest_ext.nn.layers import layers
 from crest_ext.rewrite.materialize import materialize
-
-Model = TypeVar("Model", bound=nn.Module)
+from crest_ext.rewrite.replace import Model, reason_not_to_replace, replace_layers
 
 
 @dataclass(frozen=True)
@@ -115,25 +114,13 @@ def factorize(
         if reason is None and ranks and wanted is None:
             reason = "is not named"
         elif reason is None:
-            reason = _reason(model, layer)
+            reason = reason_not_to_replace(model, layer)
         row, pair = (_left(name, layer, reason), None) if reason else _factors(name, layer, energy, wanted, squared)
         if pair is not None:
             pairs[layer] = pair
         rows.append(row)
-    for parent in list(model.modules()):
-        for child, module in parent._modules.items():  # named_children() gives a shared one once
-            if module in pairs:
-                setattr(parent, child, pairs[module])
-    result: Model = pairs.get(model, model)  # type: ignore[assignment]
+    result = replace_layers(model, pairs)
     return (result, FactorizeReport(tuple(rows))) if explain else result
-
-
-def _reason(model: nn.Module, layer: nn.Module) -> str | None:
-    if any(layer.weight is p for m in model.modules() if m is not layer for p in m._parameters.values()):
-        return "shares its weight"
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
-        return "has hooks"
-    return None
 
 
 def _left(name: str, layer: nn.Linear | nn.Conv2d, why: str) -> FactorizedLayer:

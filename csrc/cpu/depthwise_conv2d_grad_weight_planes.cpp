@@ -1,0 +1,101 @@
+// Where channels do not come last: a register holds neighbours of a row, and each tap has a register of sums.
+#include "../depthwise_conv2d_grad_weight.h"
+#include "depthwise_band.h"
+#include "depthwise_taps.h"
+
+namespace crest::CREST_ISA {
+namespace {
+
+constexpr int tile_rows = 4;
+
+// `rows` rows of grad at once, so that a register of x, once loaded, meets a column of the kernel.
+template <class T, int K, int S, int rows>
+CREST_INLINE inline void tile(const Band<Acc<T>, K, S>& band, const T* grad, int64_t out_w, int64_t p, int64_t j,
+                              int count, Vec<Acc<T>>* sum) {
+  using V = Vec<Acc<T>>;
+  const Acc<T>* from = band.at(p * S, j);
+  V g[rows];
+  unroll<rows>([&](auto t) CREST_INLINE { g[t] = load_first<V>(grad + t * out_w, count); });
+  unroll<(rows - 1) * S + K>([&](auto row) CREST_INLINE {
+    unroll<K>([&](auto s) CREST_INLINE {
+      const V x = band.tap(from, row, s);
+      unroll<rows>([&](auto t) CREST_INLINE {
+        constexpr int r = row - t * S;
+        if constexpr (r >= 0 && r < K) sum[r * K + s] = fma(x, g[t], sum[r * K + s]);
+      });
+    });
+  });
+}
+
+template <class T, int K, int S, int most = tile_rows>
+inline void tiles(const Band<Acc<T>, K, S>& band, const T* grad, int64_t out_w, int64_t p, int64_t rows,
+                  int64_t columns, Vec<Acc<T>>* sum) {
+  constexpr int64_t width = Vec<Acc<T>>::width;
+  for (; p + most <= rows; p += most)
+    for (int64_t j = 0; j < columns; j += width)
+      tile<T, K, S, most>(band, grad + p * out_w + j, out_w, p, j, static_cast<int>(min(columns - j, width)), sum);
+  if constexpr (most > 1)
+    if (p < rows) tiles<T, K, S, most / 2>(band, grad, out_w, p, rows, columns, sum);
+}
+
+template <class T, int K, int S>
+void planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
+  using V = Vec<Acc<T>>;
+  Band<Acc<T>, K, S> band;
+  for (int64_t o = begin; o < end; ++o) {
+    V sum[K * K] = {};
+    for (int64_t n = 0; n < a.n; ++n) {
+      const T* grad = static_cast<const T*>(a.grad) + (n * a.c * a.multiplier + o) * a.out_h * a.out_w;
+      const T* x = static_cast<const T*>(a.x) + (n * a.c + o / a.multiplier) * a.h * a.w;
+      for (int64_t j = 0; j < a.out_w; j += band.most_columns)
+        for (int64_t i = 0; i < a.out_h; i += band.most_rows) {
+          const int64_t rows = min(a.out_h - i, band.most_rows), columns = min(a.out_w - j, band.most_columns);
+          band.fill(x, {a.h, 1}, {a.w, 1}, a.top, a.left, i, rows, j, columns,
+                    n > 0 && a.out_h <= band.most_rows && a.out_w <= band.most_columns);
+          tiles<T, K, S>(band, grad + i * a.out_w + j, a.out_w, 0, rows, columns, sum);
+        }
+    }
+    T* y = static_cast<T*>(a.grad_weight) + o * K * K;
+    for (int t = 0; t < K * K; ++t) narrow(sum[t].sum(), y[t]);
+  }
+}
+
+// Any kernel: one tap after the other.
+template <class T>
+void any_planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
+  using A = Acc<T>;
+  for (int64_t u = begin * a.kh * a.kw; u < end * a.kh * a.kw; ++u) {
+    const int64_t s = u % a.kw, r = u / a.kw % a.kh, o = u / a.kw / a.kh;
+    const Taps rows(r * a.dilation_h - a.top, a.out_h, a.stride_h, 1, a.h);
+    const Taps columns(s * a.dilation_w - a.left, a.out_w, a.stride_w, 1, a.w);
+    Vec<A> many = Vec<A>::zero();
+    A one = 0;
+    for (int64_t n = 0; n < a.n; ++n)
+      for (int64_t i = rows.first, row = rows.at; i < rows.end; ++i, row += rows.advance) {
+        const T* g = static_cast<const T*>(a.grad) + ((n * a.c * a.multiplier + o) * a.out_h + i) * a.out_w;
+        const T* x = static_cast<const T*>(a.x) + ((n * a.c + o / a.multiplier) * a.h + row) * a.w + columns.at;
+        int64_t j = columns.first;
+        if (a.stride_w == 1)
+          for (; j + Vec<A>::width <= columns.end; j += Vec<A>::width, x += Vec<A>::width)
+            many = fma(Vec<A>::load(g + j), Vec<A>::load(x), many);
+        for (; j < columns.end; ++j, x += a.stride_w) one += widen(g[j]) * widen(*x);
+      }
+    narrow(many.sum() + one, static_cast<T*>(a.grad_weight)[u]);
+  }
+}
+
+}  // namespace
+
+void depthwise_conv2d_grad_weight_planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
+  dispatch(a.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.kh == a.kw && a.stride_h == a.stride_w;
+    if (dense && a.kh == 3 && a.stride_h == 1) return planes<T, 3, 1>(a, begin, end);
+    if (dense && a.kh == 3 && a.stride_h == 2) return planes<T, 3, 2>(a, begin, end);
+    if (dense && a.kh == 5 && a.stride_h == 1) return planes<T, 5, 1>(a, begin, end);
+    if (dense && a.kh == 5 && a.stride_h == 2) return planes<T, 5, 2>(a, begin, end);
+    any_planes<T>(a, begin, end);
+  });
+}
+
+}  // namespace crest::CREST_ISA

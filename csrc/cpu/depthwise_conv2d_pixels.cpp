@@ -1,0 +1,147 @@
+// Where channels come last: a register holds neighbouring channels of a pixel.
+#include "depthwise_activation.h"
+#include "depthwise_taps.h"
+#include "unroll.h"
+
+namespace crest::CREST_ISA {
+namespace {
+
+constexpr int tile_columns = 7;
+
+template <class T>
+struct Image {
+  using A = Acc<T>;
+  const DepthwiseConv2d& a;
+  const A* weight;  // (kh kw, channels)
+  const T* x;
+  T* y;
+
+  template <class V>
+  CREST_INLINE V bias(V, int64_t o) const {
+    return a.bias ? V::load(static_cast<const T*>(a.bias) + o) : V::zero();
+  }
+};
+
+// One pixel's channels from `first` on, by any kernel.
+template <class T>
+void pixel(const Image<T>& image, int64_t i, int64_t j, int64_t first = 0) {
+  using A = Acc<T>;
+  const DepthwiseConv2d& a = image.a;
+  const Taps rows(i * a.stride_h - a.top, a.kh, a.dilation_h, a.spread_h, a.h);
+  const Taps columns(j * a.stride_w - a.left, a.kw, a.dilation_w, a.spread_w, a.w);
+  const int64_t fan_in = max(a.in_c / a.out_c, int64_t{1}), fan_out = max(a.out_c / a.in_c, int64_t{1});
+  const int64_t channels = max(a.in_c, a.out_c);
+  T* y = image.y + (i * a.out_w + j) * a.out_c;
+  const auto step = [&](auto v, int64_t o) {
+    using V = decltype(v);
+    V sum = image.bias(v, o);
+    for (int64_t q = 0; q < fan_in; ++q)
+      for (int64_t r = rows.first, row = rows.at; r < rows.end; r += rows.step, row += rows.advance)
+        for (int64_t s = columns.first, column = columns.at; s < columns.end;
+             s += columns.step, column += columns.advance) {
+          const V x = V::load(image.x + (row * a.w + column) * a.in_c + o / fan_out * fan_in + q);
+          sum = x * V::load(image.weight + (r * a.kw + s) * channels + o * fan_in + q) + sum;
+        }
+    activate(sum, a.activation).store(y + o);
+  };
+  if (a.in_c == a.out_c) return for_each_register<A>(first, a.out_c, step);
+  for (int64_t o = first; o < a.out_c; ++o) step(One<A>{}, o);
+}
+
+// rows x columns pixels of y at once, so that a register of x, once loaded, meets all of the kernel's taps that see it.
+// `edge`: some may lie beyond the sides of the image. Those above and below it are always left out.
+template <int K, int S, int rows, int columns, bool edge, class T>
+void tile(const Image<T>& image, int64_t i, int64_t j) {
+  using V = Vec<Acc<T>>;
+  const DepthwiseConv2d& a = image.a;
+  const int64_t c = a.in_c, top = i * S - a.top, left = j * S - a.left;
+  int64_t channel = 0;
+  for (; channel + V::width <= c; channel += V::width) {
+    V weight[K * K], sum[rows * columns];
+    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::load(image.weight + t * c + channel); });
+    const V bias = image.bias(V{}, channel);
+    unroll<rows * columns>([&](auto t) CREST_INLINE { sum[t] = bias; });
+    unroll<(rows - 1) * S + K>([&](auto p) CREST_INLINE {
+      if (top + p < 0 || top + p >= a.h) return;
+      const T* x = image.x + ((top + p) * a.w + left) * c + channel;
+      unroll<(columns - 1) * S + K>([&](auto q) CREST_INLINE {
+        if (edge && (left + q < 0 || left + q >= a.w)) return;
+        const V seen = V::load(x + q * c);
+        unroll<rows * columns>([&](auto t) CREST_INLINE {
+          constexpr int r = p - t / columns * S, s = q - t % columns * S;
+          if constexpr (r >= 0 && r < K && s >= 0 && s < K) sum[t] = fma(seen, weight[r * K + s], sum[t]);
+        });
+      });
+    });
+    T* y = image.y + (i * a.out_w + j) * c + channel;
+    unroll<rows * columns>([&](auto t) CREST_INLINE {
+      activate(sum[t], a.activation).store(y + (t / columns * a.out_w + t % columns) * c);
+    });
+  }
+  if (channel < c)
+    for (int t = 0; t < rows * columns; ++t) pixel(image, i + t / columns, j + t % columns, channel);
+}
+
+template <int K, int S, int rows, class T>
+void rows_of(const Image<T>& image, int64_t i) {
+  const DepthwiseConv2d& a = image.a;
+  constexpr int columns = tile_columns;
+  for (int64_t next = 0; next < a.out_w; next += columns) {
+    const int64_t j = min(next, a.out_w - columns), left = j * S - a.left;  // the last one goes over some again
+    if (left < 0 || left + (columns - 1) * S + K > a.w)
+      tile<K, S, rows, columns, true>(image, i, j);
+    else
+      tile<K, S, rows, columns, false>(image, i, j);
+  }
+}
+
+template <int K, int S, class T>
+void two_rows(const Image<T>& image, int64_t i) {
+  if (i + 1 == image.a.out_h) return rows_of<K, S, 1>(image, i);
+  if constexpr (K == 3) return rows_of<K, S, 2>(image, i);
+  rows_of<K, S, 1>(image, i);  // all taps of two rows need more registers than there are
+  rows_of<K, S, 1>(image, i + 1);
+}
+
+}  // namespace
+
+void depthwise_conv2d_pack(const DepthwiseConv2d& a, void* packed, int64_t begin, int64_t end) {
+  dispatch(a.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const T* weight = static_cast<const T*>(a.weight);
+    const int64_t taps = a.kh * a.kw, channels = max(a.in_c, a.out_c);
+    for (int64_t t = 0; t < taps; ++t) {
+      const T* from = weight + (a.flip ? taps - 1 - t : t);
+      Acc<T>* to = static_cast<Acc<T>*>(packed) + t * channels;
+      for (int64_t c = begin; c < end; ++c) to[c] = widen(from[c * taps]);
+    }
+  });
+}
+
+void depthwise_conv2d_pixels(const DepthwiseConv2d& a, const void* packed, int64_t begin, int64_t end) {
+  dispatch(a.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c == a.out_c && a.kh == a.kw && a.spread_h == 1 &&
+                       a.spread_w == 1 && a.out_w >= tile_columns && a.stride_h == a.stride_w;
+    const int64_t pairs = (a.out_h + 1) / 2;
+    for (int64_t pair = begin; pair < end; ++pair) {
+      const int64_t n = pair / pairs, i = pair % pairs * 2;
+      const Image<T> image{a, static_cast<const Acc<T>*>(packed), static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
+                           static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c};
+      if (dense && a.kh == 3 && a.stride_h == 1) {
+        two_rows<3, 1>(image, i);
+      } else if (dense && a.kh == 3 && a.stride_h == 2) {
+        two_rows<3, 2>(image, i);
+      } else if (dense && a.kh == 5 && a.stride_h == 1) {
+        two_rows<5, 1>(image, i);
+      } else if (dense && a.kh == 5 && a.stride_h == 2) {
+        two_rows<5, 2>(image, i);
+      } else {
+        for (int64_t row = i; row < min(i + 2, a.out_h); ++row)
+          for (int64_t j = 0; j < a.out_w; ++j) pixel(image, row, j);
+      }
+    }
+  });
+}
+
+}  // namespace crest::CREST_ISA

@@ -1,0 +1,157 @@
+// Where channels do not come last: a register holds neighbours of a row.
+#include "depthwise_activation.h"
+#include "depthwise_band.h"
+#include "depthwise_taps.h"
+
+namespace crest::CREST_ISA {
+namespace {
+
+#if defined(__AVX2__) && !defined(__AVX512F__) || defined(__SSE2__) && !defined(__AVX2__)
+constexpr int tile_rows = 4;  // sixteen registers
+#else
+constexpr int tile_rows = 7;
+#endif
+
+template <class T>
+struct Plane {
+  using A = Acc<T>;
+  const DepthwiseConv2d& a;
+  const T* x;  // of the first channel that this one sees
+  const T* weight;
+  T* y;
+  A bias;
+
+  Plane(const DepthwiseConv2d& args, int64_t plane) : a(args) {
+    const int64_t o = plane % a.out_c, image = plane / a.out_c;
+    const int64_t fan_in = max(a.in_c / a.out_c, int64_t{1}), fan_out = max(a.out_c / a.in_c, int64_t{1});
+    x = static_cast<const T*>(a.x) + (image * a.in_c + o / fan_out * fan_in) * a.h * a.w;
+    weight = static_cast<const T*>(a.weight) + o * fan_in * a.kh * a.kw;
+    y = static_cast<T*>(a.y) + plane * a.out_h * a.out_w;
+    bias = a.bias ? widen(static_cast<const T*>(a.bias)[o]) : 0;
+  }
+};
+
+// `rows` rows of the result at once, so that a register of x, once loaded, meets a column of the kernel.
+template <class T, int K, int S, int rows>
+CREST_INLINE inline void tile(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const Acc<T>* weight, int64_t p,
+                              int64_t j, T* y, int count) {
+  using V = Vec<Acc<T>>;
+  const Acc<T>* from = band.at(p * S, j);
+  const int64_t out_w = plane.a.out_w;
+  const Activation activation = plane.a.activation;
+  V sum[rows];
+  unroll<rows>([&](auto t) CREST_INLINE { sum[t] = V::all(plane.bias); });
+  unroll<(rows - 1) * S + K>([&](auto row) CREST_INLINE {
+    unroll<K>([&](auto s) CREST_INLINE {
+      const V x = band.tap(from, row, s);
+      unroll<rows>([&](auto t) CREST_INLINE {
+        constexpr int r = row - t * S;
+        if constexpr (r >= 0 && r < K) sum[t] = fma(x, V::all(weight[r * K + s]), sum[t]);
+      });
+    });
+  });
+  unroll<rows>([&](auto t) CREST_INLINE { store_first(activate(sum[t], activation), y + t * out_w, count); });
+}
+
+// Rows [p, rows) of the band's part of the result, `most` at a time, then fewer.
+template <class T, int K, int S, int most = tile_rows>
+inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const Acc<T>* weight, int64_t p, int64_t rows,
+                  int64_t columns, T* y) {
+  constexpr int64_t width = Vec<Acc<T>>::width;
+  for (; p + most <= rows; p += most)
+    for (int64_t j = 0; j < columns; j += width) {
+      const int64_t from = columns < width ? 0 : min(j, columns - width);  // the last one goes over some again
+      tile<T, K, S, most>(plane, band, weight, p, from, y + p * plane.a.out_w + from,
+                          static_cast<int>(min(columns, width)));
+    }
+  if constexpr (most > 1)
+    if (p < rows) tiles<T, K, S, most / 2>(plane, band, weight, p, rows, columns, y);
+}
+
+template <class T, int K, int S>
+void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+  using Part = Band<Acc<T>, K, S>;
+  // Of small planes the next one is filled before this one is computed: what was just stored is slow to load.
+  Part bands[2];
+  const bool small = a.out_h <= Part::most_rows && a.out_w <= Part::most_columns;
+  const auto fill = [&](Part& band, const Plane<T>& plane, int64_t i, int64_t rows, int64_t j, int64_t columns,
+                        bool again) {
+    band.fill(plane.x, {a.h, a.spread_h}, {a.w, a.spread_w}, a.top, a.left, i, rows, j, columns, again);
+  };
+  if (small && begin < end) fill(bands[begin % 2], Plane<T>(a, begin), 0, a.out_h, 0, a.out_w, false);
+  for (int64_t o = begin; o < end; ++o) {
+    const Plane<T> plane(a, o);
+    Acc<T> weight[K * K];
+    for (int t = 0; t < K * K; ++t) weight[t] = widen(plane.weight[a.flip ? K * K - 1 - t : t]);
+    if (small) {
+      if (o + 1 < end) fill(bands[(o + 1) % 2], Plane<T>(a, o + 1), 0, a.out_h, 0, a.out_w, o > begin);
+      tiles<T, K, S>(plane, bands[o % 2], weight, 0, a.out_h, a.out_w, plane.y);
+      continue;
+    }
+    for (int64_t j = 0; j < a.out_w; j += Part::most_columns)
+      for (int64_t i = 0; i < a.out_h; i += Part::most_rows) {
+        const int64_t rows = min(a.out_h - i, Part::most_rows), columns = min(a.out_w - j, Part::most_columns);
+        fill(bands[0], plane, i, rows, j, columns, false);
+        tiles<T, K, S>(plane, bands[0], weight, 0, rows, columns, plane.y + i * a.out_w + j);
+      }
+  }
+}
+
+// Any kernel: one tap after the other, over a part of a row.
+template <class T>
+void any_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+  using A = Acc<T>;
+  constexpr int64_t most = 64;
+  const int64_t fan_in = max(a.in_c / a.out_c, int64_t{1}), taps = a.kh * a.kw;
+  A sum[most];
+  for (int64_t o = begin; o < end; ++o) {
+    const Plane<T> plane(a, o);
+    for (int64_t i = 0; i < a.out_h; ++i) {
+      const Taps rows(i * a.stride_h - a.top, a.kh, a.dilation_h, a.spread_h, a.h);
+      for (int64_t j = 0; j < a.out_w; j += most) {
+        const int64_t count = min(a.out_w - j, most);
+        for (int64_t l = 0; l < count; ++l) sum[l] = plane.bias;
+        for (int64_t q = 0; q < fan_in; ++q)
+          for (int64_t r = rows.first, row = rows.at; r < rows.end; r += rows.step, row += rows.advance)
+            for (int64_t s = 0; s < a.kw; ++s) {
+              const int64_t t = r * a.kw + s, first = j * a.stride_w - a.left + s * a.dilation_w;
+              const A weight = widen(plane.weight[q * taps + (a.flip ? taps - 1 - t : t)]);
+              // Along the row it is the result that takes steps: column l sees element (first + l stride) / spread.
+              const Taps columns(first, count, a.stride_w, a.spread_w, a.w);
+              const T* x = plane.x + (q * a.h + row) * a.w + columns.at;
+              if (columns.step == 1 && columns.advance == 1) {
+                x -= columns.first;
+                for_each_register<A>(columns.first, columns.end, [&](auto v, int64_t l) {
+                  using V = decltype(v);
+                  (V::load(x + l) * V::all(weight) + V::load(sum + l)).store(sum + l);
+                });
+              } else {
+                for (int64_t l = columns.first; l < columns.end; l += columns.step, x += columns.advance)
+                  sum[l] += weight * widen(*x);
+              }
+            }
+        T* y = plane.y + i * a.out_w + j;
+        for_each_register<A>(
+            0, count, [&](auto v, int64_t l) { activate(decltype(v)::load(sum + l), a.activation).store(y + l); });
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void depthwise_conv2d_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+  dispatch(a.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c <= a.out_c && a.kh == a.kw;
+    const bool one = a.stride_h == 1 && a.stride_w == 1;
+    const bool two = a.stride_h == 2 && a.stride_w == 2 && a.spread_h == 1 && a.spread_w == 1;
+    if (dense && a.kh == 3 && one) return planes<T, 3, 1>(a, begin, end);
+    if (dense && a.kh == 3 && two) return planes<T, 3, 2>(a, begin, end);
+    if (dense && a.kh == 5 && one) return planes<T, 5, 1>(a, begin, end);
+    if (dense && a.kh == 5 && two) return planes<T, 5, 2>(a, begin, end);
+    any_planes<T>(a, begin, end);
+  });
+}
+
+}  // namespace crest::CREST_ISA

@@ -1,0 +1,67 @@
+#pragma once
+// Loops that must be unrolled, so that what they index stays in registers; and the first lanes of a register.
+#include <utility>  // for integer_sequence, a type
+
+#include "vec.h"
+
+namespace crest::CREST_ISA {
+
+template <int i>
+struct Index {
+  constexpr operator int() const { return i; }
+};
+
+#define CREST_INLINE __attribute__((always_inline))
+
+template <class F, int... i>
+CREST_INLINE inline void unroll(const F& f, std::integer_sequence<int, i...>) {
+  (f(Index<i>{}), ...);
+}
+
+// f(Index<0>{}), ..., f(Index<n - 1>{}). Write f as [&](auto i) CREST_INLINE { ... }.
+template <int n, class F>
+CREST_INLINE inline void unroll(const F& f) {
+  unroll(f, std::make_integer_sequence<int, n>{});
+}
+
+// The first `count` lanes, and zeros.
+template <class V, class T>
+inline V load_first(const T* p, int count) {
+  if (count == V::width) return V::load(p);
+  T lanes[V::width] = {};
+  for (int i = 0; i < count; ++i) lanes[i] = p[i];
+  return V::load(lanes);
+}
+
+template <class V, class T>
+inline void store_first(V v, T* p, int count) {
+  if (count == V::width) return v.store(p);
+  T lanes[V::width];
+  v.store(lanes);
+  for (int i = 0; i < count; ++i) p[i] = lanes[i];
+}
+
+#if defined(__AVX512F__)
+template <>
+inline Vec<float> load_first<Vec<float>>(const float* p, int count) {
+  return {(Vec<float>::Register)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p)};
+}
+template <>
+inline void store_first(Vec<float> v, float* p, int count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), (__m512)v.v);
+}
+#elif defined(__AVX2__)
+inline __m256i first_lanes(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+template <>
+inline Vec<float> load_first<Vec<float>>(const float* p, int count) {
+  return {(Vec<float>::Register)_mm256_maskload_ps(p, first_lanes(count))};
+}
+template <>
+inline void store_first(Vec<float> v, float* p, int count) {
+  _mm256_maskstore_ps(p, first_lanes(count), (__m256)v.v);
+}
+#endif
+
+}  // namespace crest::CREST_ISA

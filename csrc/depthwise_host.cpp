@@ -1,0 +1,76 @@
+#include "depthwise_host.h"
+
+#include <torch/csrc/stable/ops.h>
+
+namespace crest {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+
+void check_least(const char* op, const char* arg, const Ints& values, int64_t least) {
+  for (const int64_t value : values)
+    CREST_CHECK(value >= least, op, ": ", arg, " must be at least ", least, ", got ", List{values});
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& os, const List& list) {
+  os << '(';
+  for (size_t i = 0; i < list.values.size(); ++i) os << (i ? ", " : "") << list.values[i];
+  return os << (list.values.size() == 1 ? ",)" : ")");
+}
+
+DepthwiseSizes check_depthwise(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
+                               const Ints& padding, const Ints& dilation) {
+  CREST_CHECK(stride.size() == 2, op, ": stride must be 2 ints, got ", List{stride});
+  CREST_CHECK(padding.size() == 2 || padding.size() == 4, op, ": padding must be 2 or 4 ints, got ", List{padding});
+  CREST_CHECK(dilation.size() == 2, op, ": dilation must be 2 ints, got ", List{dilation});
+  check_least(op, "stride", stride, 1);
+  check_least(op, "padding", padding, 0);
+  check_least(op, "dilation", dilation, 1);
+  const bool four = padding.size() == 4;
+  DepthwiseSizes s{h,
+                   w,
+                   kh,
+                   kw,
+                   stride[0],
+                   stride[1],
+                   padding[0],
+                   padding[four ? 1 : 0],
+                   padding[four ? 2 : 1],
+                   padding[four ? 3 : 1],
+                   dilation[0],
+                   dilation[1],
+                   0,
+                   0};
+  const int64_t span_h = (kh - 1) * s.dilation_h + 1, span_w = (kw - 1) * s.dilation_w + 1;
+  const int64_t room_h = h + s.top + s.bottom, room_w = w + s.left + s.right;
+  CREST_CHECK(span_h <= room_h && span_w <= room_w, op, ": weight must fit in the padded image, (", room_h, ", ",
+              room_w, "), got a kernel that spans (", span_h, ", ", span_w, ")");
+  s.out_h = (room_h - span_h) / s.stride_h + 1;
+  s.out_w = (room_w - span_w) / s.stride_w + 1;
+  return s;
+}
+
+bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous() || t.numel() == 0) return false;
+  int64_t expected = 1;
+  for (const int64_t d : {1, 3, 2, 0}) {
+    if (t.size(d) != 1 && t.stride(d) != expected) return false;
+    expected *= t.size(d);
+  }
+  return true;
+}
+
+Tensor in_format(const Tensor& t, bool channels_last) {
+  if (channels_last ? is_channels_last(t) : t.is_contiguous()) return t;
+  return torch::stable::contiguous(t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+Tensor new_in_format(const Tensor& like, const Ints& sizes, bool channels_last) {
+  if (!channels_last) return torch::stable::new_empty(like, sizes);
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              MemoryFormat::ChannelsLast);
+}
+
+}  // namespace crest

@@ -1,0 +1,32 @@
+#pragma once
+// What depthwise_conv2d and its gradients share: checks of a convolution's sizes, and memory formats.
+#include <vector>
+
+#include "check.h"
+
+namespace crest {
+
+using Ints = std::vector<int64_t>;
+struct List {  // what messages print of it
+  const Ints& values;
+};
+std::ostream& operator<<(std::ostream&, const List&);  // (1, 2)
+
+// The sizes of a depthwise convolution of x (n, c, h, w) by weight (c multiplier, 1, kh, kw).
+struct DepthwiseSizes {
+  int64_t h, w, kh, kw, stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w;
+  int64_t out_h, out_w;
+};
+
+// Checks stride (2), padding (2 or 4: top, bottom, left, right) and dilation (2), and that a kernel (kh, kw) fits.
+DepthwiseSizes check_depthwise(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
+                               const Ints& padding, const Ints& dilation);
+
+// Whether t (n, c, h, w) has its channels last in memory. Where both would do, it has not.
+bool is_channels_last(const Tensor& t);
+
+// t itself where it has that format already, and a new tensor of the format.
+Tensor in_format(const Tensor& t, bool channels_last);
+Tensor new_in_format(const Tensor& like, const Ints& sizes, bool channels_last);
+
+}  // namespace crest

@@ -1,0 +1,85 @@
+"""Conv2d whose channels do not mix."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from crest_ext.ops import depthwise_conv2d
+
+
+class DepthwiseConv2d(nn.Conv2d):
+    """torch.nn.Conv2d with groups == in_channels, on `depthwise_conv2d`: the same state_dict.
+
+    Args:
+        channels: in_channels and groups.
+        kernel_size, stride, dilation, bias: as there.
+        padding: one int, two, four (top, bottom, left, right), or "same": TensorFlow's SAME, so many zeros that the
+            result has ceil(size / stride), an odd one below and at the right; with a stride of 1 as in torch.
+        multiplier: out_channels / channels.
+        activation: "none", "relu" or "relu6", in the same pass.
+        factory: device and dtype.
+
+    Raises:
+        ValueError: channels or multiplier is not positive, or padding is not as above.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, ...] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        *,
+        multiplier: int = 1,
+        activation: str = "none",
+        **factory: Any,
+    ) -> None:
+        if channels < 1 or multiplier < 1:
+            raise ValueError(
+                f"DepthwiseConv2d: channels and multiplier must be at least 1, got {channels} and {multiplier}"
+            )
+        pads = (padding, padding) if isinstance(padding, int) else padding
+        if pads != "same" and (isinstance(pads, str) or len(pads) not in (2, 4)):
+            raise ValueError(f"DepthwiseConv2d: padding must be 1, 2 or 4 ints or 'same', got {padding!r}")
+        super().__init__(channels, channels * multiplier, kernel_size, stride, 0, dilation, channels, bias, **factory)
+        self.padding, self.activation = pads, activation
+
+    @classmethod
+    def from_conv2d(cls, conv: nn.Conv2d, activation: str = "none") -> DepthwiseConv2d:
+        """A new module on the Parameter objects of `conv`, so that its optimizer keeps working.
+
+        Raises:
+            ValueError: conv mixes channels, or pads with something else than zeros.
+        """
+        if conv.groups != conv.in_channels:
+            raise ValueError(f"DepthwiseConv2d: groups must be in_channels, {conv.in_channels}, got {conv.groups}")
+        if conv.padding_mode != "zeros":
+            raise ValueError(f"DepthwiseConv2d: padding_mode must be zeros, got {conv.padding_mode}")
+        module = cls(
+            conv.in_channels,
+            cast("tuple[int, int]", conv.kernel_size),
+            cast("tuple[int, int]", conv.stride),
+            0 if conv.padding == "valid" else conv.padding,
+            cast("tuple[int, int]", conv.dilation),
+            conv.bias is not None,
+            multiplier=conv.out_channels // conv.in_channels,
+            activation=activation,
+            device="meta",
+        )
+        module.weight, module.bias = conv.weight, conv.bias
+        return module.train(conv.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if isinstance(padding, str):
+            sizes = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
+            totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes]
+            padding = tuple(side for total in totals for side in (total // 2, total - total // 2))
+        return depthwise_conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.activation)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", activation={self.activation}" if self.activation != "none" else "")

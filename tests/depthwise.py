@@ -1,0 +1,61 @@
+"""The structs of the depthwise ops, for drivers that call kernels outside of Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from crest_ext import reference
+from samples import depthwise
+
+ACTIVATIONS = ["none", "relu", "relu6"]
+
+
+class Call(NamedTuple):
+    """A call of a kernel: the arguments of its struct, the result last among the arrays, and what that must be."""
+
+    op: str
+    sizes: Sequence[int]
+    arrays: list[Tensor | None]
+    expected: Tensor  # in float64
+
+
+def stored(t: Tensor) -> Tensor:
+    """The numbers in the order of memory."""
+    last = not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
+    return t.permute(0, 2, 3, 1) if last else t
+
+
+def calls(dtype: torch.dtype) -> Iterator[Call]:
+    """The forward pass, the gradient of x (the same kernel) and that of weight, on the samples of all tests."""
+    for i, (x, weight, bias, grad, where) in enumerate(depthwise(dtype, "cpu")):
+        if not x.numel():
+            continue  # nothing is launched
+        (n, c, h, w), (m, _, kh, kw), (out_h, out_w) = x.shape, weight.shape, grad.shape[2:]
+        stride, padding, dilation = where
+        top, left = padding[0], padding[2] if len(padding) == 4 else padding[1]
+        last = stored(x) is not x
+        wide = [t.double() for t in (x, weight, bias, grad)]
+
+        def result(expected: Tensor, last: bool = last) -> tuple[Tensor, Tensor]:
+            expected = expected.permute(0, 2, 3, 1).contiguous() if last else expected.contiguous()
+            return torch.full_like(expected, float("nan"), dtype=dtype), expected
+
+        y, expected = result(
+            reference.depthwise_conv2d(*wide[:2], wide[2] if i % 3 else None, *where, ACTIVATIONS[i % 3])
+        )
+        sizes = (n, c, m, h, w, kh, kw, out_h, out_w, *stride, 1, 1, top, left, *dilation, 0, last, i % 3)
+        yield Call("depthwise_conv2d", sizes, [stored(x), weight, bias if i % 3 else None, y], expected)
+
+        y, expected = result(reference.depthwise_conv2d_grad_x(wide[3], wide[1], x.shape[1:], *where))
+        offset = [(k - 1) * d - before for k, d, before in zip((kh, kw), dilation, (top, left), strict=True)]
+        sizes = (n, m, c, out_h, out_w, kh, kw, h, w, 1, 1, *stride, *offset, *dilation, 1, last, 0)
+        yield Call("depthwise_conv2d", sizes, [stored(grad), weight, None, y], expected)
+
+        expected = reference.depthwise_conv2d_grad_weight(wide[3], wide[0], (kh, kw), *where)
+        sizes = (n, c, m // c, h, w, kh, kw, out_h, out_w, *stride, top, left, *dilation, last)
+        arrays = [stored(grad), stored(x), torch.full_like(weight, float("nan"))]
+        yield Call("depthwise_conv2d_grad_weight", sizes, arrays, expected)
