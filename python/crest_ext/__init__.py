@@ -17,11 +17,11 @@ from crest_ext.methods import (
 from crest_ext.ops import (
     PackedSparse,
     apply_mask,
-    group_norms,
-    group_soft_threshold_,
     depthwise_conv2d,
     depthwise_conv2d_grad_weight,
     depthwise_conv2d_grad_x,
+    group_norms,
+    group_soft_threshold_,
     masked_linear,
     masked_linear_grad_weight,
     masked_linear_grad_x,

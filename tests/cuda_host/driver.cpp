@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "../../csrc/cuda/apply_mask.cuh"
-#include "../../csrc/cuda/group_norms.cuh"
-#include "../../csrc/cuda/group_soft_threshold.cuh"
 #include "../../csrc/cuda/depthwise_conv2d.cuh"
 #include "../../csrc/cuda/depthwise_conv2d_grad_weight.cuh"
+#include "../../csrc/cuda/group_norms.cuh"
+#include "../../csrc/cuda/group_soft_threshold.cuh"
 #include "../../csrc/cuda/masked_linear.cuh"
 #include "../../csrc/cuda/masked_linear_grad_weight.cuh"
 #include "../../csrc/cuda/masked_linear_grad_x.cuh"

@@ -236,7 +236,7 @@ def depthwise_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
-OPS += [group_norms, group_soft_threshold, sparse_linear]
+OPS += [group_norms, group_soft_threshold]
 OPS += [sparse_linear, depthwise_conv2d]
 
 

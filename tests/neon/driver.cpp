@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "../../csrc/apply_mask.h"
-#include "../../csrc/group_norms.h"
-#include "../../csrc/group_soft_threshold.h"
 #include "../../csrc/depthwise_conv2d.h"
 #include "../../csrc/depthwise_conv2d_grad_weight.h"
+#include "../../csrc/group_norms.h"
+#include "../../csrc/group_soft_threshold.h"
 #include "../../csrc/masked_linear.h"
 #include "../../csrc/masked_linear_grad_weight.h"
 #include "../../csrc/masked_linear_grad_x.h"

@@ -1,11 +1,11 @@
 """The ops of torch.ops.crest, with docstrings, gradients and tracing."""
 
 from crest_ext.ops.apply_mask import apply_mask
-from crest_ext.ops.group_norms import group_norms
-from crest_ext.ops.group_soft_threshold import group_soft_threshold_, sparse_group_soft_threshold_
 from crest_ext.ops.depthwise_conv2d import depthwise_conv2d
 from crest_ext.ops.depthwise_conv2d_grad_weight import depthwise_conv2d_grad_weight
 from crest_ext.ops.depthwise_conv2d_grad_x import depthwise_conv2d_grad_x
+from crest_ext.ops.group_norms import group_norms
+from crest_ext.ops.group_soft_threshold import group_soft_threshold_, sparse_group_soft_threshold_
 from crest_ext.ops.masked_linear import masked_linear
 from crest_ext.ops.masked_linear_grad_weight import masked_linear_grad_weight
 from crest_ext.ops.masked_linear_grad_x import masked_linear_grad_x
@@ -17,11 +17,11 @@ from crest_ext.ops.sparse_linear import sparse_linear
 __all__ = [
     "PackedSparse",
     "apply_mask",
-    "group_norms",
-    "group_soft_threshold_",
     "depthwise_conv2d",
     "depthwise_conv2d_grad_weight",
     "depthwise_conv2d_grad_x",
+    "group_norms",
+    "group_soft_threshold_",
     "masked_linear",
     "masked_linear_grad_weight",
     "masked_linear_grad_x",
