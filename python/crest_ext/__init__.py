@@ -9,21 +9,26 @@ from crest_ext import optim as optim
 from crest_ext.methods import Surgery, SurgeryConfig
 from crest_ext.ops import (
     PackedSparse,
+    PackedSparseConv2d,
     apply_mask,
     masked_linear,
     masked_linear_grad_weight,
     masked_linear_grad_x,
     pack_sparse,
+    pack_sparse_conv2d,
     prune_splice_,
     sgd_prune_splice_,
+    sparse_conv2d,
     sparse_linear,
     unpack_sparse,
+    unpack_sparse_conv2d,
 )
 from crest_ext.rewrite import factorize, materialize, pack, recalibrate, shrink
 
 __version__: str = _C.version
 __all__ = [
     "PackedSparse",
+    "PackedSparseConv2d",
     "Surgery",
     "SurgeryConfig",
     "apply_mask",
@@ -34,12 +39,15 @@ __all__ = [
     "materialize",
     "pack",
     "pack_sparse",
+    "pack_sparse_conv2d",
     "prune_splice_",
     "recalibrate",
     "sgd_prune_splice_",
     "shrink",
+    "sparse_conv2d",
     "sparse_linear",
     "unpack_sparse",
+    "unpack_sparse_conv2d",
 ]
 
 _C.active_isa()  # A wrong CREST_ISA is an error here and now, not in the first op.

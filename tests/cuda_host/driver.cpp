@@ -15,6 +15,7 @@
 #include "../../csrc/cuda/masked_linear_grad_x.cuh"
 #include "../../csrc/cuda/prune_splice.cuh"
 #include "../../csrc/cuda/sgd_prune_splice.cuh"
+#include "../../csrc/cuda/sparse_conv2d.cuh"
 #include "../../csrc/cuda/sparse_linear.cuh"
 #include "planted.cuh"
 
@@ -130,6 +131,33 @@ void sparse_linear(const Case& c) {
   c.run(a, cuda::sparse_linear, [&](auto type) { cuda::sparse_linear<TYPE, 64, 2>(a, nullptr); });
 }
 
+// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
+void sparse_conv2d(const Case& c) {
+  const auto& s = c.sizes;
+  SparseConv2d a{static_cast<float*>(c[0]),
+                 c[1],
+                 static_cast<uint8_t*>(c[2]),
+                 static_cast<int32_t*>(c[3]),
+                 static_cast<float*>(c[4]),
+                 static_cast<float*>(c[5]),
+                 s[0],
+                 s[1],
+                 s[2],
+                 s[3],
+                 s[4],
+                 s[5],
+                 s[6],
+                 s[7],
+                 s[8],
+                 {s[9], s[10]},
+                 {s[11], s[12]},
+                 {s[13], s[14]},
+                 s[15],
+                 s[16] != 0,
+                 c.dtype};
+  c.run(a, cuda::sparse_conv2d, [&](auto type) { cuda::sparse_conv2d<TYPE, 32>(a, nullptr); });
+}
+
 // sizes: threads a block, blocks.
 template <auto kernel>
 void plant(const Case& c) {
@@ -147,6 +175,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(masked_linear_grad_x),
     NAMED(masked_linear_grad_weight),
     NAMED(sparse_linear),
+    NAMED(sparse_conv2d),
     PLANTED(global_out_of_bounds),
     PLANTED(shared_out_of_bounds),
     PLANTED(misaligned),
