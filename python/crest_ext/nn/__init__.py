@@ -1,6 +1,6 @@
 """Drop-in modules on the ops: import them beside torch.nn."""
 
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
-from crest_ext.nn.sparse import SparseLinear
+from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 
-__all__ = ["Masked", "MaskedConv2d", "MaskedLinear", "SparseLinear", "mask_"]
+__all__ = ["Masked", "MaskedConv2d", "MaskedLinear", "SparseConv2d", "SparseLinear", "mask_"]
