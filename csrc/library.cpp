@@ -26,4 +26,7 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def(
       "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor rows, Tensor steps, Tensor slices, "
       "int out_features, int in_features, Tensor? bias=None, str activation=\"none\") -> Tensor");
+  m.def(
+      "sparse_conv2d(Tensor x, Tensor values, Tensor columns, Tensor starts, int[] weight_shape, Tensor? bias=None, "
+      "int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1, str activation=\"none\") -> Tensor");
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crest_ext import pack_sparse, reference
+from crest_ext import pack_sparse, pack_sparse_conv2d
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 Make = Callable[..., Tensor]
@@ -196,6 +197,41 @@ def sparse_linear(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
     yield x, *pack_sparse(tensor(130, 4, dtype=dtype, device=device).t()), tensor(4, dtype=dtype, device=device)
 
 
+# x, weight, options: of 1x1 with whole registers and without; borders; strides; groups; a kernel beyond a tile of 128.
+OPTIONS = ("stride", "padding", "dilation", "groups")
+CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ((2, 5, 8, 8), (6, 5, 1, 1), {}),
+    ((1, 40, 3, 5), (7, 40, 1, 1), {"stride": 2}),
+    ((2, 3, 9, 7), (4, 3, 3, 3), {"padding": 1}),
+    ((1, 4, 11, 11), (6, 2, 5, 5), {"padding": 2, "groups": 2}),
+    ((3, 2, 13, 10), (3, 2, 3, 2), {"stride": (2, 3), "padding": (1, 0), "dilation": (1, 2)}),
+    ((1, 3, 23, 23), (5, 3, 11, 11), {"stride": 4}),
+    ((1, 20, 6, 6), (9, 20, 3, 3), {"padding": 3, "dilation": 2}),
+    ((2, 6, 4, 4), (6, 1, 3, 3), {"padding": 1, "groups": 6}),
+    ((2, 3, 4, 1), (1, 3, 4, 1), {}),
+]
+
+
+def sparse_conv2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    if dtype != torch.float32:
+        return  # of x; see test_sparse_conv2d for weights in half precision
+    for x_shape, weight_shape, options in CONVOLUTIONS:
+        weight = tensor(*weight_shape, dtype=dtype, device=device) * some(*weight_shape, device=device, density=0.3)
+        x, bias = tensor(*x_shape, dtype=dtype, device=device), tensor(weight_shape[0], dtype=dtype, device=device)
+        rest = [options.get(o, d) for o, d in zip(OPTIONS, (1, 0, 1, 1), strict=True)]
+        packed = pack_sparse_conv2d(weight)
+        yield x, *packed, None, *rest
+        yield x.contiguous(memory_format=torch.channels_last), *packed, bias, *rest, "relu"
+    yield (
+        tensor(0, 2, 5, 5, dtype=dtype, device=device),
+        *pack_sparse_conv2d(tensor(3, 2, 3, 3, dtype=dtype, device=device)),
+        None,
+        [1, 1],
+        [0, 0],
+        [1, 1],
+    )
+
+
 SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
     f.__name__: f
     for f in (
@@ -212,6 +248,7 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         sgd_prune_splice_,
         sparse_group_soft_threshold_,
         sparse_linear,
+        sparse_conv2d,
     )
 }
 
@@ -227,7 +264,8 @@ LONGEST_SUM = {
     "masked_linear_grad_weight": 40,
     "sparse_group_soft_threshold_": 100,
     "sparse_linear": 130,
+    "sparse_conv2d": 363,
 }
 
 # Without a gradient, though they write nothing.
-INFERENCE = {"sparse_linear"}
+INFERENCE = {"sparse_linear", "sparse_conv2d"}

@@ -16,6 +16,7 @@ from crest_ext.methods import (
 )
 from crest_ext.ops import (
     PackedSparse,
+    PackedSparseConv2d,
     apply_mask,
     depthwise_conv2d,
     depthwise_conv2d_grad_weight,
@@ -26,11 +27,14 @@ from crest_ext.ops import (
     masked_linear_grad_weight,
     masked_linear_grad_x,
     pack_sparse,
+    pack_sparse_conv2d,
     prune_splice_,
     sgd_prune_splice_,
     sparse_group_soft_threshold_,
+    sparse_conv2d,
     sparse_linear,
     unpack_sparse,
+    unpack_sparse_conv2d,
 )
 from crest_ext.rewrite import factorize, materialize, pack, recalibrate, separate, shrink
 
@@ -41,6 +45,7 @@ __all__ = [
     "PackedSparse",
     "StructuredConfig",
     "StructuredSparsity",
+    "PackedSparseConv2d",
     "Surgery",
     "SurgeryConfig",
     "apply_mask",
@@ -56,14 +61,17 @@ __all__ = [
     "materialize",
     "pack",
     "pack_sparse",
+    "pack_sparse_conv2d",
     "prune_splice_",
     "recalibrate",
     "separate",
     "sgd_prune_splice_",
     "shrink",
     "sparse_group_soft_threshold_",
+    "sparse_conv2d",
     "sparse_linear",
     "unpack_sparse",
+    "unpack_sparse_conv2d",
 ]
 
 _C.active_isa()  # A wrong CREST_ISA is an error here and now, not in the first op.

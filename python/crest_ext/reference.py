@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -131,4 +132,27 @@ def sparse_linear(
                 at = (rows[s].long(), cell % tiles * 128 + columns[step].long())
                 weight[cell // tiles].index_put_(at, values[step].to(x.dtype), accumulate=True)
     y = F.linear(x, weight.flatten(0, 1)[:out_features], bias)
+    return y.relu() if activation == "relu" else y
+
+
+def sparse_conv2d(
+    x: Tensor,
+    values: Tensor,
+    columns: Tensor,
+    starts: Tensor,
+    weight_shape: Sequence[int],
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    activation: str = "none",
+) -> Tensor:
+    weight = x.new_zeros(weight_shape[0], -(-math.prod(weight_shape[1:]) // 128) * 128)
+    for cell in range(len(starts) - 1):
+        own = slice(int(starts[cell]), int(starts[cell + 1]))
+        at = cell // weight_shape[0] * 128 + columns[own].long()
+        weight[cell % weight_shape[0]].index_put_((at,), values[own].to(x.dtype), accumulate=True)
+    weight = weight[:, : math.prod(weight_shape[1:])].view(*weight_shape)
+    y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     return y.relu() if activation == "relu" else y

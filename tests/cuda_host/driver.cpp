@@ -19,6 +19,7 @@
 #include "../../csrc/cuda/masked_linear_grad_x.cuh"
 #include "../../csrc/cuda/prune_splice.cuh"
 #include "../../csrc/cuda/sgd_prune_splice.cuh"
+#include "../../csrc/cuda/sparse_conv2d.cuh"
 #include "../../csrc/cuda/sparse_linear.cuh"
 #include "planted.cuh"
 
@@ -162,6 +163,31 @@ void depthwise_conv2d_grad_weight(const Case& c) {
                                     s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15] != 0, c.dtype};
   c.run(a, cuda::depthwise_conv2d_grad_weight,
         [&](auto type) { cuda::depthwise_conv2d_grad_weight<TYPE, 32>(a, nullptr); });
+// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
+void sparse_conv2d(const Case& c) {
+  const auto& s = c.sizes;
+  SparseConv2d a{static_cast<float*>(c[0]),
+                 c[1],
+                 static_cast<uint8_t*>(c[2]),
+                 static_cast<int32_t*>(c[3]),
+                 static_cast<float*>(c[4]),
+                 static_cast<float*>(c[5]),
+                 s[0],
+                 s[1],
+                 s[2],
+                 s[3],
+                 s[4],
+                 s[5],
+                 s[6],
+                 s[7],
+                 s[8],
+                 {s[9], s[10]},
+                 {s[11], s[12]},
+                 {s[13], s[14]},
+                 s[15],
+                 s[16] != 0,
+                 c.dtype};
+  c.run(a, cuda::sparse_conv2d, [&](auto type) { cuda::sparse_conv2d<TYPE, 32>(a, nullptr); });
 }
 
 // sizes: threads a block, blocks.
@@ -185,6 +211,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(sparse_linear),
     NAMED(depthwise_conv2d),
     NAMED(depthwise_conv2d_grad_weight),
+    NAMED(sparse_conv2d),
     PLANTED(global_out_of_bounds),
     PLANTED(shared_out_of_bounds),
     PLANTED(misaligned),

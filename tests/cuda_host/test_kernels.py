@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 import crest_ext
 from crest_ext import reference
 from depthwise import calls
+from samples import CONVOLUTIONS, OPTIONS
 
 NAN = float("nan")
 # Around packs of 2, 4 and 8, a warp, the small blocks' 2 x 32 threads with packs, and a block of 256.
@@ -238,6 +240,36 @@ def depthwise_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
 OPS += [group_norms, group_soft_threshold]
 OPS += [sparse_linear, depthwise_conv2d]
+def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
+    """`dtype` is that of the weight; x and y are float32."""
+    if dtype == torch.float64:
+        return
+    for i, (x_shape, weight_shape, options) in enumerate(CONVOLUTIONS):
+        weight = torch.where(mask(*weight_shape, density=0.3), some(*weight_shape, dtype=dtype), 0)
+        *packed, _ = crest_ext.pack_sparse_conv2d(weight, dtype)
+        stride, padding, dilation, groups = (options.get(o, d) for o, d in zip(OPTIONS, (1, 0, 1, 1), strict=True))
+        pairs = [
+            v for value in (stride, padding, dilation) for v in (value if isinstance(value, tuple) else [value] * 2)
+        ]
+        x, bias, relu = torch.randn(x_shape), torch.randn(weight_shape[0]) if i % 2 else None, i % 3 == 0
+
+        def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any] = options) -> Tensor:
+            return torch.nn.functional.conv2d(x, weight, bias, **options)
+
+        wide = None if bias is None else bias.double()
+        expected = convolve(x.double(), weight.double(), wide)
+        terms = convolve(x.double().abs(), weight.double().abs(), None if wide is None else wide.abs())
+        sizes = (*x_shape, weight_shape[0], *expected.shape[2:], *weight_shape[2:], *pairs, groups, relu)
+        arrays = [x, *packed, bias, torch.empty(expected.shape)]
+        yield Sample(
+            Case("sparse_conv2d", dtype, sizes, arrays),
+            {5: expected.relu() if relu else expected},
+            {5: (weight[0].numel() + 3) * torch.finfo().eps * terms},
+        )
+
+
+OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
+OPS += [sparse_linear, sparse_conv2d]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:

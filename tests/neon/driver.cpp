@@ -16,6 +16,7 @@
 #include "../../csrc/masked_linear_grad_x.h"
 #include "../../csrc/prune_splice.h"
 #include "../../csrc/sgd_prune_splice.h"
+#include "../../csrc/sparse_conv2d_work.h"
 #include "../../csrc/sparse_linear.h"
 
 namespace {
@@ -83,6 +84,45 @@ void soft_threshold(const Case& c) {
   in_two<GroupSoftThreshold>(group_soft_threshold_sums, a, groups.blocks());
   group_soft_threshold_factors(a);
   in_two<GroupSoftThreshold>(group_soft_threshold_rows, a, groups.outer);
+// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
+void convolution(const Case& c) {
+  const auto& s = c.sizes;
+  const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
+  const SparseConv2d a{floats(0),
+                       c[1],
+                       reinterpret_cast<uint8_t*>(c[2]),
+                       reinterpret_cast<int32_t*>(c[3]),
+                       floats(4),
+                       floats(5),
+                       s[0],
+                       s[1],
+                       s[2],
+                       s[3],
+                       s[4],
+                       s[5],
+                       s[6],
+                       s[7],
+                       s[8],
+                       {s[9], s[10]},
+                       {s[11], s[12]},
+                       {s[13], s[14]},
+                       s[15],
+                       s[16] != 0,
+                       c.dtype};
+  ConvPlanes p;
+  sparse_conv2d_plan(a, p);
+  const int64_t count = a.c * p.phases[0] * p.phases[1];
+  std::vector<float> planes(static_cast<size_t>(count * p.x_plane)), out(static_cast<size_t>(a.m * p.y_plane));
+  std::vector<float> flat(static_cast<size_t>(p.flat));
+  const std::vector<int64_t> to = distances(a, p), work = work_before(a);
+  const ConvProduct product{p, p.in_place ? a.x : planes.data(), p.in_place ? a.y : out.data(), to.data(), work.data()};
+  if (!p.in_place)
+    in_two(count,
+           [&](int64_t begin, int64_t end) { sparse_conv2d_pack(a, p, planes.data(), flat.data(), begin, end); });
+  in_two(p.images * (p.steps / p.tile) * work.back(),
+         [&](int64_t begin, int64_t end) { sparse_conv2d_multiply(a, product, begin, end); });
+  if (!p.in_place)
+    in_two(a.m, [&](int64_t begin, int64_t end) { sparse_conv2d_unpack(a, p, out.data(), flat.data(), begin, end); });
 }
 
 // A matrix (n, k) in panels, or room for one that is written.
@@ -169,6 +209,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
            sgd_prune_splice,
            {c[0], c[1], c[2], c.mask(3), c.sizes[0], x[0], x[1], x[2], x[3], x[4], x[5] != 0, c.dtype}, c.sizes[0]);
      }},
+    {"sparse_conv2d", convolution},
     {"sparse_linear", sparse},
 };
 

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from crest_ext import pack_sparse, reference
 from depthwise import calls
+from crest_ext import pack_sparse, pack_sparse_conv2d, reference
 from driver import KERNELS, Case, call, kernel_flags
-from samples import DTYPES, SAMPLES
+from samples import CONVOLUTIONS, DTYPES, OPTIONS, SAMPLES
 
 Run = Callable[[Sequence[Case]], list[list[Tensor | None]]]
 
@@ -136,6 +137,22 @@ def test_sparse_linear(run: Run, relu: bool, dtype: torch.dtype) -> None:
             cases.append(Case("sparse_linear", dtype, sizes, [x, *packed, bias, torch.zeros(n, m)]))
             y = torch.nn.functional.linear(x, weight.to(dtype).float(), bias)
             expected.append(y.relu() if relu else y)
+    for arrays, e in zip(run(cases), expected, strict=True):
+        torch.testing.assert_close(arrays[-1], e, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_sparse_conv2d(run: Run, dtype: torch.dtype) -> None:
+    cases, expected = [], []
+    for i, (x_shape, weight_shape, options) in enumerate(CONVOLUTIONS):
+        weight = torch.where(torch.rand(weight_shape) < 0.3, torch.randn(weight_shape), 0)
+        x, bias, (*packed, _) = torch.randn(x_shape), torch.randn(weight_shape[0]), pack_sparse_conv2d(weight, dtype)
+        y = torch.nn.functional.conv2d(x, weight.to(dtype).float(), bias, **options)
+        stride, padding, dilation, groups = (options.get(o, d) for o, d in zip(OPTIONS, (1, 0, 1, 1), strict=True))
+        pairs = [v for p in (stride, padding, dilation) for v in (p if isinstance(p, tuple) else [p] * 2)]
+        sizes = [*x_shape, weight_shape[0], *y.shape[2:], *weight_shape[2:], *pairs, groups, i % 2]
+        cases.append(Case("sparse_conv2d", dtype, sizes, [x, *packed, bias, torch.full(y.shape, float("nan"))]))
+        expected.append(y.relu() if i % 2 else y)
     for arrays, e in zip(run(cases), expected, strict=True):
         torch.testing.assert_close(arrays[-1], e, rtol=1e-4, atol=1e-5)
 

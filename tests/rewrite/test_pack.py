@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from crest_ext import Surgery, SurgeryConfig, materialize
 from crest_ext.models import create_model
-from crest_ext.nn import Masked, SparseLinear
+from crest_ext.nn import Masked, SparseConv2d, SparseLinear
 from crest_ext.rewrite import PackReport, pack
 from crest_ext.rewrite.pack import _medians
 
@@ -59,20 +59,21 @@ def test_computes_the_masked_model(times: str, x: Tensor) -> None:
         batch = torch.randn(n, 1, 10, 10)
         torch.testing.assert_close(packed(batch), model(batch))
     assert not any(isinstance(m, Masked) for m in packed.modules())
-    assert [layer.name for layer in report.layers] == ["3.0", "3.2", "4"]
+    assert [layer.name for layer in report.layers] == ["0", "3.0", "3.2", "4"]
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())  # not changed
     assert model.training and not packed.training
     assert not any(p.requires_grad for p in packed.parameters())
     if times == "dense":
         assert kinds(packed) == kinds(materialize(model))
     if times == "sparse":
-        assert kinds(packed[3:]) == ["SparseLinear", "Identity", "SparseLinear", "ReLU", "SparseLinear"]
+        assert isinstance(packed[0], SparseConv2d)
+        assert kinds(packed[3:]) == ["SparseLinear", "Identity", "SparseLinear", "Identity", "SparseLinear"]
         layers = [layer for layer in packed.modules() if isinstance(layer, SparseLinear)]
-        assert [layer.activation for layer in layers] == ["relu", "none", "none"]
+        assert [layer.activation for layer in layers] == ["relu", "relu", "none"]
 
 
 def test_dense_as_a_whole_wins_over_its_sparse_layers(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
-    calls = iter([(2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (1.0, 1.5)])
+    calls = iter([(2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (1.0, 1.5)])
     monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(calls))
     model = pruned()
     packed, report = pack(model, x, explain=True)
@@ -86,22 +87,23 @@ def test_the_report(sparse_wins: None, x: Tensor) -> None:
     model[4] = nn.Linear(8, 3)
     _, report = pack(model, x, explain=True)
     assert isinstance(report, PackReport)
-    first, second, last = report.layers
+    conv, first, second, last = report.layers
+    assert (conv.rows, conv.kernel) == (5 * 10 * 10, "sparse")
     assert (first.rows, first.kernel, first.dense, first.sparse) == (5, "sparse, relu", 2.0, 1.0)
     assert first.density == pytest.approx(model[3][0].mask.float().mean().item())
-    assert (second.kernel, second.reason) == ("sparse", "measured 2.0 times as fast")
+    assert (second.kernel, second.reason) == ("sparse, relu", "measured 2.0 times as fast")
     assert (last.kernel, last.density, last.dense, last.reason) == ("dense", 1.0, 0.0, "keeps too many weights")
     lines = str(report).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     row = ["3.0", "5", f"{first.density:.3f}", "sparse,", "relu", "2000.000", "1000.000"]
-    assert lines[1].split() == row + first.reason.split()
+    assert lines[2].split() == row + first.reason.split()
     assert lines[-1].endswith("packed, 2.0 times as fast")
 
 
 def test_without_anything_to_pack() -> None:
-    packed, report = pack(nn.Sequential(nn.Conv2d(1, 2, 3)), torch.randn(1, 1, 5, 5), explain=True)
+    packed, report = pack(nn.Sequential(nn.MaxPool2d(2)), torch.randn(1, 1, 5, 5), explain=True)
     assert (report.layers, report.reason) == ((), "no layer is faster packed")
-    assert kinds(packed) == ["Conv2d"]
+    assert kinds(packed) == ["MaxPool2d"]
 
 
 def test_a_layer_by_itself(sparse_wins: None) -> None:
@@ -157,6 +159,77 @@ def test_what_stays_dense_or_unfused(sparse_wins: None) -> None:
     assert isinstance(packed.shared, SparseLinear)
 
 
+class Residual(nn.Module):
+    """What torch.fx can trace: convolutions with BatchNorms and ReLUs behind them, in and out of Sequentials."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.used_twice, self.bn3 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.tail = nn.Sequential(nn.Conv2d(8, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        self.odd = nn.Conv2d(4, 4, 2, padding="same")
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data.mul_(torch.rand_like(module.weight) < 0.4)
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-1, 1)
+                module.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = x + self.bn2(self.conv2(x))
+        y = self.used_twice(x)
+        return self.odd(self.tail(self.bn3(y) + y))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_folds_batch_norms_and_fuses_relus(times: str) -> None:
+    model = Residual().eval()
+    x = torch.randn(2, 3, 12, 12)
+    packed, report = pack(model, x, explain=True)
+    torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-5)
+    assert type(model.bn1) is nn.BatchNorm2d
+    if times == "sparse":
+        kernels = {layer.name: layer.kernel for layer in report.layers}
+        relu = "sparse, relu"
+        assert kernels == {
+            "conv1": relu,
+            "conv2": "sparse",
+            "used_twice": "sparse",
+            "tail.0": relu,
+            "tail.3": "sparse",
+            "odd": "dense",
+        }
+        assert report.layers[-1].reason == "pads one side more than the other"
+        assert [type(m) for m in (packed.bn1, packed.relu, packed.bn2)] == [nn.Identity] * 3
+        assert type(packed.bn3) is nn.BatchNorm2d
+
+
+class Branching(Residual):
+    """What torch.fx cannot trace: only its Sequential is looked into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 1e9 else 2 * x)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+def test_a_model_that_cannot_be_traced(sparse_wins: None) -> None:
+    model = Branching().eval()
+    x = torch.randn(2, 3, 12, 12)
+    packed = pack(model, x)
+    torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-5)
+    assert type(packed.bn1) is nn.BatchNorm2d
+    assert [type(m) for m in packed.tail] == [SparseConv2d, nn.Identity, nn.Identity, SparseConv2d]
+
+
+def test_an_image_without_a_batch(sparse_wins: None) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    model[0].weight.data.mul_(torch.rand(4, 3, 3, 3) < 0.3)
+    _, report = pack(model, torch.randn(3, 8, 8), explain=True)
+    assert report.layers[0].reason == "gets an image without a batch"
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_several_arguments_and_relu_in_place(sparse_wins: None, inplace: bool) -> None:
     class Two(nn.Module):
@@ -198,13 +271,13 @@ def test_is_an_ordinary_module(sparse_wins: None, x: Tensor) -> None:
         torch.testing.assert_close(program.module()(batch), model(batch))
 
 
-@pytest.mark.parametrize("name", ["lenet_300_100", "lenet_5"])
+@pytest.mark.parametrize("name", ["lenet_300_100", "lenet_5", "resnet20"])
 def test_networks(name: str, times: str) -> None:
-    model = create_model(name)
+    model = create_model(name).eval()
     for module in model.modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
             module.weight.data.mul_(torch.rand_like(module.weight) < 0.05)
-    x = torch.rand(7, 1, 28, 28)
+    x = torch.rand(7, 3, 32, 32) if name == "resnet20" else torch.rand(7, 1, 28, 28)
     packed = pack(model, x)
     torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-5)
 

@@ -1,23 +1,26 @@
-"""Linear on a packed sparse weight, for inference. Its tensors are buffers: they copy, save, move and compile."""
+"""Linear and Conv2d on packed sparse weights, for inference."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crest_ext.nn.masked import MaskedLinear
-from crest_ext.ops import PackedSparse, pack_sparse, sparse_linear, unpack_sparse
+from crest_ext.nn.masked import MaskedConv2d, MaskedLinear
+from crest_ext.nn.packed import Packed
+from crest_ext.ops import (
+    PackedSparse,
+    PackedSparseConv2d,
+    pack_sparse,
+    pack_sparse_conv2d,
+    sparse_conv2d,
+    sparse_linear,
+    unpack_sparse,
+    unpack_sparse_conv2d,
+)
 
-PACKED = ("values", "columns", "rows", "steps", "slices")
 
-
-class SparseLinear(nn.Module):
-    """torch.nn.Linear on a packed weight: activation(x weight^T + bias), x float32. It has no parameters.
-
-    A state_dict holds the packed tensors, and another layer of the same features takes them, however many non-zeros it
-    had itself. They are checked then, once: the kernels trust them.
+class SparseLinear(Packed):
+    """torch.nn.Linear on a packed weight: activation(x weight^T + bias), x float32. See `Packed`.
 
     Args:
         packed: the weight, by `pack_sparse`; checked.
@@ -28,6 +31,7 @@ class SparseLinear(nn.Module):
         ValueError: the packed weight, the bias or the activation is not as above.
     """
 
+    tensors = ("values", "columns", "rows", "steps", "slices")
     values: Tensor
     columns: Tensor
     rows: Tensor
@@ -36,16 +40,8 @@ class SparseLinear(nn.Module):
     bias: Tensor | None
 
     def __init__(self, packed: PackedSparse, bias: Tensor | None = None, activation: str = "none") -> None:
-        super().__init__()
-        packed.check()
-        if activation not in ("none", "relu"):
-            raise ValueError(f"SparseLinear: activation must be none or relu, got {activation}")
-        if bias is not None and bias.shape != (packed.out_features,):
-            raise ValueError(f"SparseLinear: bias must have shape ({packed.out_features},), got {tuple(bias.shape)}")
-        self.out_features, self.in_features, self.activation = packed.out_features, packed.in_features, activation
-        for name in PACKED:
-            self.register_buffer(name, getattr(packed, name))
-        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+        super().__init__(packed, bias, packed.out_features, activation)
+        self.out_features, self.in_features = packed.out_features, packed.in_features
 
     @classmethod
     def from_linear(
@@ -58,9 +54,8 @@ class SparseLinear(nn.Module):
             dtype: of the packed values; half precision takes 3 bytes a non-zero instead of 5, and rounds.
             activation: applied to the result.
         """
-        weight: Tensor = linear.effective_weight() if isinstance(linear, MaskedLinear) else linear.weight
-        bias = linear.effective_bias() if isinstance(linear, MaskedLinear) else linear.bias
-        return cls(pack_sparse(weight, dtype), None if bias is None else bias.float(), activation)
+        weight, bias = _effective(linear)
+        return cls(pack_sparse(weight, dtype), bias, activation)
 
     def packed(self) -> PackedSparse:
         return PackedSparse(
@@ -82,26 +77,118 @@ class SparseLinear(nn.Module):
         shown = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         return f"{shown}, activation={self.activation}, density={self.density:.3f}"
 
-    def _load_from_state_dict(
+
+class SparseConv2d(Packed):
+    """torch.nn.Conv2d, with zero padding, on a packed weight: activation(conv2d(x, weight) + bias), x float32.
+
+    See `Packed`.
+
+    Args:
+        packed: the weight, by `pack_sparse_conv2d`; checked.
+        bias: (m,); float32.
+        stride, padding, dilation: rows and columns.
+        groups: of channels and filters.
+        activation: "none" or "relu".
+
+    Raises:
+        ValueError: the packed weight, the bias or the activation is not as above.
+    """
+
+    tensors = ("values", "columns", "starts")
+    values: Tensor
+    columns: Tensor
+    starts: Tensor
+    bias: Tensor | None
+
+    def __init__(
         self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
+        packed: PackedSparseConv2d,
+        bias: Tensor | None = None,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+        activation: str = "none",
     ) -> None:
-        found = {name: state_dict[prefix + name] for name in PACKED if prefix + name in state_dict}
-        if len(found) == len(PACKED):
-            try:
-                self.packed()._replace(**found).check()
-            except ValueError as error:
-                error_msgs.append(f"{prefix.rstrip('.')}: {error}")
-                return
-            for name, tensor in found.items():
-                own: Tensor = getattr(self, name)
-                setattr(self, name, torch.empty_like(tensor, device=own.device))
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        super().__init__(packed, bias, packed.weight_shape[0], activation)
+        self.weight_shape, self.stride, self.padding = tuple(packed.weight_shape), stride, padding
+        self.dilation, self.groups = dilation, groups
+
+    @staticmethod
+    def refusal(conv: nn.Conv2d) -> str | None:
+        """Why a Conv2d cannot be one of these; None if it can."""
+        if conv.padding_mode != "zeros":
+            return f"pads with {conv.padding_mode}"
+        if isinstance(conv.padding, str) and conv.padding != "valid" and _same(conv) is None:
+            return "pads one side more than the other"
+        return None
+
+    @classmethod
+    def from_conv2d(cls, conv: nn.Conv2d, dtype: torch.dtype = torch.float32, activation: str = "none") -> SparseConv2d:
+        """What a Conv2d or MaskedConv2d computes, on the non-zeros of its weight.
+
+        Args:
+            conv: not changed; a hook on it is not taken along.
+            dtype: of the packed values; half precision takes 3 bytes a non-zero instead of 5, and rounds.
+            activation: applied to the result.
+
+        Raises:
+            ValueError: it pads with anything but zeros, or one side more than the other.
+        """
+        if reason := cls.refusal(conv):
+            raise ValueError(f"SparseConv2d: conv must pad with zeros, as much on each side; it {reason}")
+        weight, bias = _effective(conv)
+        padding = conv.padding
+        if isinstance(padding, str):
+            padding = _same(conv) or (0, 0)
+        return cls(
+            pack_sparse_conv2d(weight, dtype),
+            bias,
+            _pair(conv.stride),
+            _pair(padding),
+            _pair(conv.dilation),
+            conv.groups,
+            activation,
         )
+
+    def packed(self) -> PackedSparseConv2d:
+        return PackedSparseConv2d(self.values, self.columns, self.starts, self.weight_shape)
+
+    def effective_weight(self) -> Tensor:
+        """(m, c / groups, kh, kw), dense."""
+        return unpack_sparse_conv2d(self.packed())
+
+    @property
+    def density(self) -> float:
+        m, c, kh, kw = self.weight_shape
+        return int(self.values.count_nonzero()) / (m * c * kh * kw)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sparse_conv2d(
+            x, *self.packed(), self.bias, self.stride, self.padding, self.dilation, self.groups, self.activation
+        )
+
+    def extra_repr(self) -> str:
+        shown = f"weight_shape={self.weight_shape}, stride={self.stride}, padding={self.padding}"
+        shown += f", dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}"
+        return f"{shown}, activation={self.activation}, density={self.density:.3f}"
+
+
+def _effective(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias as they act."""
+    weight, bias = layer.weight, layer.bias
+    if isinstance(layer, (MaskedLinear, MaskedConv2d)):
+        weight, bias = layer.effective_weight(), layer.effective_bias()
+    return weight, None if bias is None else bias.float()
+
+
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    return value[0], value[1]
+
+
+def _same(conv: nn.Conv2d) -> tuple[int, int] | None:
+    """The padding "same" of a Conv2d; None unless it is as much on each side, or padding is "valid"."""
+    if conv.padding != "same":
+        return None
+    reach = [(k - 1) * d for k, d in zip(conv.kernel_size, conv.dilation, strict=True)]
+    return None if any(r % 2 for r in reach) else (reach[0] // 2, reach[1] // 2)

@@ -10,12 +10,15 @@ from crest_ext.ops.masked_linear import masked_linear
 from crest_ext.ops.masked_linear_grad_weight import masked_linear_grad_weight
 from crest_ext.ops.masked_linear_grad_x import masked_linear_grad_x
 from crest_ext.ops.pack_sparse import PackedSparse, pack_sparse, unpack_sparse
+from crest_ext.ops.pack_sparse_conv2d import PackedSparseConv2d, pack_sparse_conv2d, unpack_sparse_conv2d
 from crest_ext.ops.prune_splice import prune_splice_
 from crest_ext.ops.sgd_prune_splice import sgd_prune_splice_
+from crest_ext.ops.sparse_conv2d import sparse_conv2d
 from crest_ext.ops.sparse_linear import sparse_linear
 
 __all__ = [
     "PackedSparse",
+    "PackedSparseConv2d",
     "apply_mask",
     "depthwise_conv2d",
     "depthwise_conv2d_grad_weight",
@@ -26,9 +29,12 @@ __all__ = [
     "masked_linear_grad_weight",
     "masked_linear_grad_x",
     "pack_sparse",
+    "pack_sparse_conv2d",
     "prune_splice_",
     "sgd_prune_splice_",
     "sparse_group_soft_threshold_",
+    "sparse_conv2d",
     "sparse_linear",
     "unpack_sparse",
+    "unpack_sparse_conv2d",
 ]

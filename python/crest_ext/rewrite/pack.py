@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -10,10 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from crest_ext.nn.layers import layers
-from crest_ext.nn.sparse import SparseLinear
+from crest_ext.nn.sparse import SparseConv2d, SparseLinear
+from crest_ext.rewrite.calls import Call, followers, has_hooks, record
 from crest_ext.rewrite.materialize import materialize
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -23,7 +24,11 @@ MOST_KEPT = 0.7  # the density above which no measurement is worth its time
 
 @dataclass(frozen=True)
 class PackedLayer:
-    """One Linear: what was measured with it, and what was made of it. Times are seconds, and 0 where not measured."""
+    """One Linear or Conv2d: what was measured with it, and what was made of it.
+
+    Times are seconds, and 0 where not measured. Rows are those of the product: a convolution's are the positions of
+    its output, in all images.
+    """
 
     name: str
     rows: int
@@ -61,16 +66,17 @@ def pack(
 def pack(
     model: Model, example_input: Any, *, explain: bool = False, dtype: torch.dtype = torch.float32
 ) -> Model | tuple[Model, PackReport]:
-    """A copy for inference, in which a Linear or MaskedLinear is a `nn.SparseLinear` where that is faster.
+    """A copy for inference, in which a Linear or Conv2d runs on a sparse kernel where that is faster.
 
-    Each Linear is measured on what first reaches it from the example, on this machine and with torch's present number
-    of threads: dense kernel and sparse kernel in turns. A ReLU that follows in the same nn.Sequential is fused. Masked
-    layers that stay dense become plain ones with exact zeros, as `materialize` makes them. At last the whole is
-    measured against the materialised model, and if it is not faster, the materialised model is what comes back. So a
-    packed model is for inputs of about the example's size.
+    Each is measured on what first reaches it from the example, on this machine and with torch's present number of
+    threads: dense kernel and sparse kernel in turns. A BatchNorm2d that follows a convolution is folded into it, and a
+    ReLU module that follows a sparse layer is fused: next in the same nn.Sequential, or found by torch.fx where it can
+    trace the model. Masked layers that stay dense become plain ones with exact zeros, as `materialize` makes them. At
+    last the whole is measured against the materialised model, and if it is not faster, the materialised model is what
+    comes back. So a packed model is for inputs of about the example's size.
 
     The result is an ordinary module in eval mode whose parameters require no gradient. What is not float32 on the CPU,
-    has hooks, is a subclass of Linear, or was not called stays dense, and so do convolutions.
+    has hooks, is a subclass of Linear or Conv2d, pads with anything but zeros, or was not called stays dense.
 
     Args:
         model: any module, masked or plain. Not changed.
@@ -83,18 +89,21 @@ def pack(
     """
     args = example_input if isinstance(example_input, tuple) else (example_input,)
     dense, packed = (materialize(model).eval().requires_grad_(False) for _ in range(2))
+    whys = {name: why for name, _, why in layers(packed)}
     with torch.inference_mode():
-        calls = _record(packed, args)
-        linears = [(name, layer, why) for name, layer, why in layers(packed) if isinstance(layer, nn.Linear)]
-        chosen = {name: _choose(name, layer, why, calls.get(name), dtype) for name, layer, why in linears}
-        fused = {name: relu for name, relu in _relus(packed, calls).items() if chosen[name].kernel != "dense"}
-        for name, relu in fused.items():
-            packed.set_submodule(relu, nn.Identity())
-            chosen[name] = replace(chosen[name], kernel="sparse, relu")
-    for name, layer, _ in linears:
-        if chosen[name].kernel != "dense":
-            sparse = SparseLinear.from_linear(layer, dtype, "relu" if name in fused else "none").eval()
-            packed = _replace(packed, layer, sparse)
+        calls = record(packed, args)
+        follow = followers(packed, calls)
+        packed = _fold(packed, calls, follow, {name for name, why in whys.items() if why is None})
+        modules = dict(packed.named_modules())
+        chosen = {name: _choose(name, modules[name], why, calls.get(name), dtype) for name, why in whys.items()}
+    relus = {name for name, after in follow.items() if name in chosen and type(modules[after]) is nn.ReLU}
+    for name, layer in chosen.items():
+        if layer.kernel != "dense":
+            sparse = _sparse(modules[name], dtype, "relu" if name in relus else "none").eval()
+            packed = _replace(packed, modules[name], sparse)
+            if name in relus:
+                packed.set_submodule(follow[name], nn.Identity())
+                chosen[name] = replace(layer, kernel="sparse, relu")
     seconds, faster, reason = (0.0, 0.0), False, "no layer is faster packed"
     if any(layer.kernel != "dense" for layer in chosen.values()):
         with torch.inference_mode():
@@ -105,40 +114,18 @@ def pack(
     return (result, PackReport(tuple(chosen.values()), *seconds, reason)) if explain else result
 
 
-@dataclass
-class _Call:
-    """What a module got in its first call and gave in its last."""
-
-    x: Tensor
-    out: Tensor
-    count: int = 0
+def _sparse(layer: nn.Module, dtype: torch.dtype, activation: str) -> SparseLinear | SparseConv2d:
+    if isinstance(layer, nn.Conv2d):
+        return SparseConv2d.from_conv2d(layer, dtype, activation)
+    assert isinstance(layer, nn.Linear)
+    return SparseLinear.from_linear(layer, dtype, activation)
 
 
-def _record(model: nn.Module, args: tuple[Any, ...]) -> dict[str, _Call]:
-    calls: dict[str, _Call] = {}
-
-    def record(name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(out, Tensor):
-                call = calls.setdefault(name, _Call(inputs[0], out))
-                call.out, call.count = out, call.count + 1
-
-        return hook
-
-    watched = [(n, m) for n, m in model.named_modules() if type(m) in (nn.Linear, nn.ReLU)]
-    hooks = [module.register_forward_hook(record(name)) for name, module in watched]
-    try:
-        model(*args)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
-
-
-def _choose(name: str, layer: nn.Linear, why: str | None, call: _Call | None, dtype: torch.dtype) -> PackedLayer:
+def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dtype: torch.dtype) -> PackedLayer:
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
     weight = layer.weight
     density = int(weight.count_nonzero()) / max(weight.numel(), 1)
-    rows = call.x.shape[:-1].numel() if call else 0
+    rows = call.out.numel() // max(weight.shape[0], 1) if call else 0
 
     def keep(reason: str) -> PackedLayer:
         return PackedLayer(name, rows, density, "dense", 0.0, 0.0, reason)
@@ -149,36 +136,42 @@ def _choose(name: str, layer: nn.Linear, why: str | None, call: _Call | None, dt
         return keep("is not called")
     if weight.dtype != torch.float32 or call.x.dtype != torch.float32 or weight.device.type != "cpu":
         return keep("is not float32 on the CPU")
-    if _has_hooks(layer):
+    if has_hooks(layer):
         return keep("has hooks")
+    if isinstance(layer, nn.Conv2d) and (reason := _refusal(layer, call)):
+        return keep(reason)
     if density > MOST_KEPT:
         return keep("keeps too many weights")
-    sparse = SparseLinear.from_linear(layer, dtype)
+    sparse = _sparse(layer, dtype, "none")
     times = _medians(lambda: layer(call.x), lambda: sparse(call.x))
     if times[1] >= times[0]:
         return PackedLayer(name, rows, density, "dense", *times, "measured no slower")
     return PackedLayer(name, rows, density, "sparse", *times, f"measured {times[0] / times[1]:.1f} times as fast")
 
 
-def _relus(model: nn.Module, calls: dict[str, _Call]) -> dict[str, str]:
-    """The ReLU to fuse into a Linear: next in a Sequential, and each called once, one on the other's result."""
-    names = {module: name for name, module in model.named_modules()}
-    places = [m for parent in model.modules() for m in parent._modules.values() if m is not None]
-    pairs = {}
-    for parent in names:
-        children = list(parent._modules.values()) if type(parent) is nn.Sequential else []
-        for layer, relu in itertools.pairwise(children):
-            if type(layer) is not nn.Linear or type(relu) is not nn.ReLU or _has_hooks(relu):
-                continue
-            one, two = calls.get(names[layer]), calls.get(names[relu])
-            once = one and two and one.count == two.count == 1 and places.count(layer) == places.count(relu) == 1
-            if once and one and two and two.x is one.out:
-                pairs[names[layer]] = names[relu]
-    return pairs
+def _refusal(layer: nn.Conv2d, call: Call) -> str | None:
+    if call.x.dim() != 4:
+        return "gets an image without a batch"
+    return SparseConv2d.refusal(layer)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    return any(vars(module)[kind] for kind in vars(module) if kind.endswith("_hooks"))
+def _fold(model: Model, calls: dict[str, Call], follow: dict[str, str], free: set[str]) -> Model:
+    """A BatchNorm2d that follows a convolution becomes part of it; what followed the one follows the other."""
+    modules = dict(model.named_modules())
+    for name, after in list(follow.items()):
+        conv, norm = modules[name], modules[after]
+        if name not in free or type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
+            continue
+        if norm.running_mean is None or has_hooks(conv):
+            continue
+        with torch.inference_mode(False), torch.no_grad():
+            folded = fuse_conv_bn_eval(conv, norm).requires_grad_(False)
+        model = _replace(_replace(model, conv, folded), norm, nn.Identity())
+        calls[name].out = calls[after].out
+        follow.pop(name)
+        if after in follow:
+            follow[name] = follow.pop(after)
+    return model
 
 
 def _replace(model: Model, old: nn.Module, new: nn.Module) -> Model:

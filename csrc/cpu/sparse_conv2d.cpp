@@ -1,0 +1,93 @@
+// sparse_conv2d: the product of filters with planes.
+#include "../sparse_conv2d.h"
+
+#include "vec.h"
+
+namespace crest::CREST_ISA {
+namespace {
+
+using V = Vec<float>;
+constexpr int64_t most_filters = 128;  // at a time: their sums stay in the second level of cache
+
+inline const float* decode(const float* values, int64_t, float*) { return values; }
+template <class T>
+inline const float* decode(const T* values, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) to[i] = widen(values[i]);
+  return to;
+}
+
+inline V relu(V y) { return {y.v < V::zero().v ? V::zero().v : y.v}; }  // a NaN stays
+
+// Filters [first, last) of one group, times one tile of the planes of `size` registers: x and y are where it begins.
+// The sums of a filter stay in registers for as long as it meets the channels of one tile of the weight.
+template <int size, class T>
+inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x, float* y, int64_t first,
+                     int64_t last) {
+  const int64_t tiles = (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t* distances = p.distances + tile * tile_of_filter;
+    for (int64_t filter = first; filter < last; ++filter) {
+      const int64_t from = a.starts[tile * a.m + filter], count = a.starts[tile * a.m + filter + 1] - from;
+      float* out = y + filter * p.planes.y_plane;
+      V sum[size];
+      for (int i = 0; i < size; ++i) sum[i] = tile ? V::load(out + i * V::width) : V::all(a.bias ? a.bias[filter] : 0);
+      float decoded[tile_of_filter];
+      const float* values = decode(static_cast<const T*>(a.values) + from, count, decoded);
+      const uint8_t* columns = a.columns + from;
+      for (int64_t j = 0; j < count; ++j) {
+        const V w = V::all(values[j]);
+        const float* in = x + distances[columns[j]];
+        for (int i = 0; i < size; ++i) sum[i] = w * V::load(in + i * V::width) + sum[i];
+      }
+      const bool activate = a.relu && tile == tiles - 1;
+      for (int i = 0; i < size; ++i) (activate ? relu(sum[i]) : sum[i]).store(out + i * V::width);
+    }
+  }
+}
+
+// f(Size<n>{}), for n up to `size`.
+template <int n>
+struct Size {
+  static constexpr int value = n;
+};
+template <int size = 12, class F>
+inline void with_size(int64_t n, const F& f) {
+  if constexpr (size > 0) n == size ? f(Size<size>{}) : with_size<size - 1>(n, f);
+}
+
+// The first filter whose work begins at `from` or later.
+inline int64_t filter_at(const SparseConv2d& a, const int64_t* work, int64_t from) {
+  int64_t low = 0, high = a.m;
+  while (low < high) {
+    const int64_t middle = (low + high) / 2;
+    work[middle] < from ? low = middle + 1 : high = middle;
+  }
+  return low;
+}
+
+}  // namespace
+
+void sparse_conv2d_multiply(const SparseConv2d& a, const ConvProduct& p, int64_t begin, int64_t end) {
+  const ConvPlanes& q = p.planes;
+  const int64_t tiles = q.steps / q.tile, all = p.work[a.m], per_group = a.m / a.groups;
+  const int64_t group_planes = a.c / a.groups * q.phases[0] * q.phases[1];
+  for (int64_t part = begin / all; part < q.images * tiles && part * all < end; ++part) {
+    const int64_t image = part / tiles, at = part % tiles * q.tile * V::width;
+    const float* x = p.x + image * a.c * q.x_plane + at;
+    float* y = p.y + image * a.m * q.y_plane + at;
+    const int64_t last = filter_at(a, p.work, end - part * all);
+    for (int64_t filter = filter_at(a, p.work, begin - part * all); filter < last;) {
+      const int64_t group = filter / per_group;
+      const int64_t next = min(min(last, filter + most_filters), (group + 1) * per_group);
+      dispatch(a.dtype, [&](auto type) {
+        with_size(q.tile, [&](auto size) {
+          multiply<size.value, typename decltype(type)::type>(a, p, x + group * group_planes * q.x_plane, y, filter,
+                                                              next);
+        });
+      });
+      filter = next;
+    }
+  }
+}
+
+}  // namespace crest::CREST_ISA

@@ -1,0 +1,122 @@
+// sparse_conv2d: from x to planes, and from planes to y.
+#include "../sparse_conv2d.h"
+#include "transpose.h"
+
+namespace crest::CREST_ISA {
+namespace {
+
+using V = Vec<float>;
+constexpr int64_t lanes = V::width;
+
+// Sums that fit in registers beside a weight, and bytes of x that stay in the first level of cache.
+constexpr int64_t most_sums = 12, cached_bytes = 40 << 10;
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows (or columns) kept of an image of `size`: as many as are read, less the padding that the next image begins with.
+inline int64_t kept(int64_t size, int64_t outputs, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
+  const int64_t read = (outputs - 1) * stride + (kernel - 1) * dilation + 1;
+  return max(min(read, padding + size), read - padding);
+}
+
+// The registers of a tile: as many as keep the channels of a tile of the weight in cache, and share the plane evenly.
+inline int64_t tile_registers(const SparseConv2d& a, const ConvPlanes& p, int64_t registers) {
+  const int64_t channels = min(a.c / a.groups, tile_of_filter / (a.kh * a.kw) + 1) * p.phases[0] * p.phases[1];
+  const int64_t most = min(max(cached_bytes / (register_bytes * channels) - p.halo, int64_t{6}), most_sums);
+  return ceil_div(registers, ceil_div(registers, most));
+}
+
+// from (count,) to to (count,), which has `room` numbers that may be written.
+inline void copy(const float* from, float* to, int64_t count, int64_t room) {
+  if (ceil_div(count, lanes) * lanes <= room)
+    for (int64_t i = 0; i < count; i += lanes) V::load(from + i).store(to + i);
+  else
+    for_each_register<float>(0, count, [&](auto v, int64_t i) { decltype(v)::load(from + i).store(to + i); });
+}
+
+// Rows of phase (row, column) of a channel, with zeros around them, as one plane whose lanes are neighbours.
+inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel, int64_t row, int64_t column,
+                    float* plane, int64_t size) {
+  std::memset(plane, 0, static_cast<size_t>(size) * sizeof(float));
+  const int64_t stride = a.stride[1];
+  // The first column of the phase that is one of x, and how many there are.
+  const int64_t first = max(ceil_div(a.padding[1] - column, stride), int64_t{0});
+  const int64_t from = first * stride + column - a.padding[1];
+  const int64_t count = min(p.qw - first, ceil_div(a.w - from, stride));
+  for (int64_t i = 0; i < a.n; ++i)
+    for (int64_t q = 0; q < p.qh; ++q) {
+      const int64_t y = q * a.stride[0] + row - a.padding[0];
+      if (y < 0 || y >= a.h) continue;
+      const float* x = a.x + ((i * a.c + channel) * a.h + y) * a.w + from;
+      float* to = plane + (i * p.qh + q) * p.qw + first;
+      if (stride == 1)
+        for_each_register<float>(0, count, [&](auto v, int64_t j) { decltype(v)::load(x + j).store(to + j); });
+      else
+        for (int64_t j = 0; j < count; ++j) to[j] = x[j * stride];
+    }
+}
+
+}  // namespace
+
+void sparse_conv2d_plan(const SparseConv2d& a, ConvPlanes& p) {
+  const int64_t kernel[] = {a.kh, a.kw};
+  for (int i = 0; i < 2; ++i) p.phases[i] = min(a.stride[i], (kernel[i] - 1) * a.dilation[i] + 1);
+  p.qh = ceil_div(kept(a.h, a.oh, a.kh, a.stride[0], a.padding[0], a.dilation[0]), a.stride[0]);
+  p.qw = ceil_div(kept(a.w, a.ow, a.kw, a.stride[1], a.padding[1], a.dilation[1]), a.stride[1]);
+  p.halo = (a.kh - 1) * a.dilation[0] / a.stride[0] * p.qw + (a.kw - 1) * a.dilation[1] / a.stride[1];
+  p.neighbours = p.halo == 0 && p.phases[0] == 1 && p.phases[1] == 1;
+  const bool whole = p.neighbours && a.h == 1 && a.oh == 1 && a.w == a.ow && a.ow % lanes == 0;
+  int64_t registers = a.ow / lanes;
+  p.tile = whole ? tile_registers(a, p, registers) : 0;
+  while (whole && registers % p.tile) --p.tile;
+  p.in_place = 2 * p.tile > min(registers, int64_t{6});
+  p.images = p.in_place ? a.n : 1;
+  if (!p.in_place) {
+    registers = ceil_div(((a.n - 1) * p.qh + a.oh - 1) * p.qw + a.ow, lanes);
+    p.tile = tile_registers(a, p, registers);
+  }
+  p.steps = ceil_div(registers, p.tile) * p.tile;
+  p.y_plane = p.steps * lanes;
+  const int64_t all = a.n * p.qh * p.qw;
+  p.x_plane = (p.neighbours ? max(p.steps, ceil_div(all, lanes)) : p.steps + p.halo) * lanes;
+  if (p.in_place) p.x_plane = p.y_plane;
+  p.flat = max(all + lanes, (lanes - 1) * p.steps + ceil_div(p.steps + p.halo, lanes) * lanes);
+}
+
+void sparse_conv2d_pack(const SparseConv2d& a, const ConvPlanes& p, float* planes, float* flat, int64_t begin,
+                        int64_t end) {
+  for (int64_t plane = begin; plane < end; ++plane) {
+    const int64_t column = plane % p.phases[1], row = plane / p.phases[1] % p.phases[0];
+    const int64_t channel = plane / p.phases[1] / p.phases[0], registers = p.steps + p.halo;
+    float* to = planes + plane * p.x_plane;
+    lay_out(a, p, channel, row, column, p.neighbours ? to : flat, p.neighbours ? p.x_plane : p.flat);
+    for (int64_t i = 0; i < registers && !p.neighbours; i += lanes) {
+      V square[lanes];
+      for (int64_t l = 0; l < lanes; ++l) square[l] = V::load(flat + l * p.steps + i);
+      transpose(square);
+      for (int64_t l = 0; l < min(registers - i, lanes); ++l) square[l].store(to + (i + l) * lanes);
+    }
+  }
+}
+
+void sparse_conv2d_unpack(const SparseConv2d& a, const ConvPlanes& p, const float* planes, float* flat, int64_t begin,
+                          int64_t end) {
+  for (int64_t filter = begin; filter < end; ++filter) {
+    const float* plane = planes + filter * p.y_plane;
+    // A lane's last numbers overrun the next lane's first ones, which are written later.
+    for (int64_t i = (p.steps - 1) / lanes * lanes; i >= 0 && !p.neighbours; i -= lanes) {
+      V square[lanes];
+      for (int64_t l = 0; l < lanes; ++l) square[l] = i + l < p.steps ? V::load(plane + (i + l) * lanes) : V::zero();
+      transpose(square);
+      for (int64_t l = 0; l < lanes; ++l) square[l].store(flat + l * p.steps + i);
+    }
+    const float* from = p.neighbours ? plane : flat;
+    for (int64_t i = 0; i < a.n; ++i) {
+      float* y = a.y + (i * a.m + filter) * a.oh * a.ow;
+      for (int64_t row = 0; row < a.oh; ++row)
+        copy(from + (i * p.qh + row) * p.qw, y + row * a.ow, a.ow, (a.oh - row) * a.ow);
+    }
+  }
+}
+
+}  // namespace crest::CREST_ISA

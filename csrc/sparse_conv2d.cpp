@@ -1,0 +1,128 @@
+#include "sparse_conv2d.h"
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "cuda_device.h"
+#include "sparse_conv2d_work.h"
+
+namespace crest {
+namespace {
+
+constexpr const char* op = "sparse_conv2d";
+using Ints = std::vector<int64_t>;
+
+void check_vector(const char* arg, const Tensor& t, const Tensor& x, int64_t size) {
+  CREST_CHECK(t.dim() == 1, op, ": ", arg, " must have 1 dimension, got ", Shape{t});
+  CREST_CHECK(size < 0 || t.size(0) == size, op, ": ", arg, " must have ", size, " elements, got ", t.size(0));
+  check_same_device(op, arg, t, "x", x);
+}
+
+void check_list(const char* arg, const Ints& list, size_t size, int64_t least) {
+  CREST_CHECK(list.size() == size, op, ": ", arg, " must have ", size, " numbers, got ", list.size());
+  const int64_t lowest = *std::min_element(list.begin(), list.end());
+  CREST_CHECK(lowest >= least, op, ": ", arg, " must be at least ", least, ", got ", lowest);
+}
+
+// What the index tensors hold is not checked here, at each call, but once by crest_ext.PackedSparseConv2d.check.
+template <auto run>
+Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& starts,
+                     const Ints& weight_shape, const std::optional<Tensor>& bias, const Ints& stride,
+                     const Ints& padding, const Ints& dilation, int64_t groups, const std::string& activation) {
+  CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
+  check_list("weight_shape", weight_shape, 4, 1);
+  check_list("stride", stride, 2, 1);
+  check_list("padding", padding, 2, 0);
+  check_list("dilation", dilation, 2, 1);
+  const int64_t m = weight_shape[0], per_group = weight_shape[1];
+  CREST_CHECK(groups >= 1 && m % groups == 0, op, ": groups must divide the ", m, " filters, got ", groups);
+  CREST_CHECK(x.size(1) == per_group * groups, op, ": x must have ", per_group * groups, " channels, got ", Shape{x});
+  SparseConv2d a{};
+  a.n = x.size(0), a.c = x.size(1), a.h = x.size(2), a.w = x.size(3), a.m = m, a.groups = groups;
+  a.kh = weight_shape[2], a.kw = weight_shape[3];
+  int64_t out[2];
+  for (int i = 0; i < 2; ++i) {
+    a.stride[i] = stride[i], a.padding[i] = padding[i], a.dilation[i] = dilation[i];
+    const int64_t room = x.size(2 + i) + 2 * padding[i] - (weight_shape[2 + i] - 1) * dilation[i] - 1;
+    CREST_CHECK(room >= 0, op, ": x must be at least as large as the kernel, got ", Shape{x}, " and a kernel of ",
+                weight_shape[2], "x", weight_shape[3]);
+    out[i] = room / stride[i] + 1;
+  }
+  a.oh = out[0], a.ow = out[1];
+  CREST_CHECK(x.scalar_type() == ScalarType::Float, op, ": x must be float32, got ", Type{x});
+  a.dtype = check_floating(op, "values", values);
+  CREST_CHECK(a.dtype != Dtype::float64, op, ": values must be float32, bfloat16 or float16, got float64");
+  check_vector("values", values, x, -1);
+  CREST_CHECK(columns.scalar_type() == ScalarType::Byte, op, ": columns must be uint8, got ", Type{columns});
+  check_vector("columns", columns, x, values.size(0));
+  CREST_CHECK(starts.scalar_type() == ScalarType::Int, op, ": starts must be int32, got ", Type{starts});
+  check_vector("starts", starts, x, tiles_of_filter(a) * m + 1);
+  if (bias) {
+    CREST_CHECK(bias->dim() == 1 && bias->size(0) == m, op, ": bias must have shape (", m, ",), got ", Shape{*bias});
+    check_same_dtype(op, "bias", *bias, "x", x);
+    check_same_device(op, "bias", *bias, "x", x);
+  }
+  CREST_CHECK(activation == "none" || activation == "relu", op, ": activation must be none or relu, got ", activation);
+  a.relu = activation == "relu";
+
+  Tensor y = torch::stable::new_empty(x, {a.n, m, a.oh, a.ow});
+  if (y.numel() == 0) return y;
+  const auto in_order = [](const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); };
+  const Tensor in = in_order(x), v = in_order(values), c = in_order(columns), s = in_order(starts);
+  std::optional<Tensor> b;
+  if (bias) b = in_order(*bias);
+  a.x = in.const_data_ptr<float>(), a.values = v.const_data_ptr(), a.columns = c.const_data_ptr<uint8_t>();
+  a.starts = s.const_data_ptr<int32_t>(), a.bias = b ? b->const_data_ptr<float>() : nullptr;
+  a.y = y.mutable_data_ptr<float>();
+  run(a, in);
+  return y;
+}
+
+void on_cpu(SparseConv2d a, const Tensor& x) {
+  if (a.kh * a.kw * a.stride[0] * a.stride[1] == 1 && a.padding[0] + a.padding[1] == 0) {  // rows do not matter
+    a.w *= a.h, a.ow *= a.oh;
+    a.h = a.oh = 1;
+  }
+  ConvPlanes p;
+  CREST_KERNEL(sparse_conv2d_plan)(a, p);
+  const int64_t planes = a.c * p.phases[0] * p.phases[1], flat = p.neighbours ? 0 : p.flat;
+  const Tensor owner = torch::stable::new_empty(x, {p.in_place ? 0 : planes * p.x_plane + a.m * p.y_plane});
+  float* own = owner.mutable_data_ptr<float>();
+  float* y = p.in_place ? a.y : own + planes * p.x_plane;
+  const auto parallel = [&](int64_t items, int64_t numbers, const auto& f) {
+    torch::stable::parallel_for(0, items, 1 + (1 << 15) / numbers, [&](int64_t begin, int64_t end) {
+      const std::unique_ptr<float[]> room(new float[flat]);
+      f(room.get(), begin, end);
+    });
+  };
+  if (!p.in_place)
+    parallel(planes, p.x_plane, [&, pack = CREST_KERNEL(sparse_conv2d_pack)](float* room, int64_t begin, int64_t end) {
+      pack(a, p, own, room, begin, end);
+    });
+  const Ints to = distances(a, p), work = work_before(a);
+  const ConvProduct product{p, p.in_place ? a.x : own, y, to.data(), work.data()};
+  const auto multiply = CREST_KERNEL(sparse_conv2d_multiply);
+  torch::stable::parallel_for(0, p.images * (p.steps / p.tile) * work.back(), 1 + (1 << 15) / (p.y_plane / p.steps),
+                              [&](int64_t begin, int64_t end) { multiply(a, product, begin, end); });
+  if (!p.in_place)
+    parallel(a.m, p.y_plane, [&, unpack = CREST_KERNEL(sparse_conv2d_unpack)](float* room, int64_t begin, int64_t end) {
+      unpack(a, p, y, room, begin, end);
+    });
+}
+
+STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&sparse_conv2d<on_cpu>)); }
+
+#ifdef CREST_CUDA
+void on_cuda(const SparseConv2d& args, const Tensor& x) { cuda::sparse_conv2d(args, CudaDevice(x).stream()); }
+
+STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&sparse_conv2d<on_cuda>)); }
+#endif
+
+}  // namespace
+}  // namespace crest

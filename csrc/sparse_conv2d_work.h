@@ -1,0 +1,38 @@
+#pragma once
+// What each call of sparse_conv2d on the CPU derives from its shapes and weight: where columns meet x, and the work.
+#include <vector>
+
+#include "sparse_conv2d.h"
+
+namespace crest {
+
+inline int64_t tiles_of_filter(const SparseConv2d& a) {
+  return (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
+}
+
+// (k,): how far from an output's place the number is that each column meets.
+inline std::vector<int64_t> distances(const SparseConv2d& a, const ConvPlanes& p) {
+  const int64_t lanes = p.y_plane / p.steps;
+  std::vector<int64_t> to;
+  for (int64_t channel = 0; channel < a.c / a.groups; ++channel)
+    for (int64_t i = 0; i < a.kh; ++i)
+      for (int64_t j = 0; j < a.kw; ++j) {
+        const int64_t row = i * a.dilation[0], column = j * a.dilation[1];
+        const int64_t phase = row % a.stride[0] * p.phases[1] + column % a.stride[1];
+        const int64_t position = row / a.stride[0] * p.qw + column / a.stride[1];
+        to.push_back((channel * p.phases[0] * p.phases[1] + phase) * p.x_plane + position * lanes);
+      }
+  return to;
+}
+
+// (m + 1,): the multiply-adds of the filters before each, a tile that begins and ends taken as one.
+inline std::vector<int64_t> work_before(const SparseConv2d& a) {
+  const int64_t tiles = tiles_of_filter(a);
+  std::vector<int64_t> work(static_cast<size_t>(a.m + 1));
+  for (int64_t tile = 0; tile < tiles; ++tile)
+    for (int64_t i = 0; i < a.m; ++i) work[i + 1] += a.starts[tile * a.m + i + 1] - a.starts[tile * a.m + i] + 1;
+  for (int64_t i = 0; i < a.m; ++i) work[i + 1] += work[i];
+  return work;
+}
+
+}  // namespace crest

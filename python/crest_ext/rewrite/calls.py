@@ -1,0 +1,87 @@
+"""What the modules of a model do in one run, and which of them feed one other: the part of `pack` that looks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch.fx
+from torch import Tensor, nn
+
+WATCHED = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
+
+
+@dataclass
+class Call:
+    """What a module got in its first call and gave in its last."""
+
+    x: Tensor
+    out: Tensor
+    count: int = 0
+
+
+def record(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Call]:
+    """The calls of the watched modules, by name, in one run."""
+    calls: dict[str, Call] = {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(out, Tensor):
+                call = calls.setdefault(name, Call(inputs[0], out))
+                call.out, call.count = out, call.count + 1
+
+        return hook
+
+    watched = [(n, m) for n, m in model.named_modules() if type(m) in WATCHED]
+    hooks = [module.register_forward_hook(watch(name)) for name, module in watched]
+    try:
+        model(*args)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def followers(model: nn.Module, calls: dict[str, Call]) -> dict[str, str]:
+    """The module that alone takes another's result, where each stands in one place and is called once.
+
+    A BatchNorm2d or a ReLU without hooks. Neighbours in an nn.Sequential, and where torch.fx can trace the model, those
+    that its graph connects.
+    """
+    modules = dict(model.named_modules())
+    places = [m for parent in model.modules() for m in parent._modules.values() if m is not None]
+    pairs = {}
+    for one, two in itertools.chain(_in_sequentials(modules), _in_graph(model)):
+        first, second = modules[one], modules[two]
+        if type(first) not in WATCHED or type(second) not in (nn.BatchNorm2d, nn.ReLU):
+            continue
+        a, b = calls.get(one), calls.get(two)
+        once = a and b and a.count == b.count == 1 and places.count(first) == places.count(second) == 1
+        if once and a and b and b.x is a.out and not has_hooks(second):
+            pairs[one] = two
+    return pairs
+
+
+def _in_sequentials(modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
+    names = {module: name for name, module in modules.items()}
+    for parent in modules.values():
+        if type(parent) is nn.Sequential:
+            yield from itertools.pairwise(names[child] for child in parent._modules.values() if child is not None)
+
+
+def _in_graph(model: nn.Module) -> Iterator[tuple[str, str]]:
+    try:
+        graph = torch.fx.Tracer().trace(model)
+    except Exception:  # Whatever a model's code makes of a tensor that has no values. Its Sequentials are left.
+        return
+    for node in graph.nodes:
+        if node.op == "call_module" and len(node.users) == 1:
+            (user,) = node.users
+            if user.op == "call_module" and user.args[:1] == (node,):
+                yield node.target, user.target
+
+
+def has_hooks(module: nn.Module) -> bool:
+    return any(vars(module)[kind] for kind in vars(module) if kind.endswith("_hooks"))
