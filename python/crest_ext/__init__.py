@@ -6,7 +6,7 @@ from crest_ext import _C  # registers torch.ops.crest
 from crest_ext import container as container
 from crest_ext import nn as nn
 from crest_ext import optim as optim
-from crest_ext.methods import Surgery, SurgeryConfig
+from crest_ext.methods import Quantize, QuantizeConfig, Surgery, SurgeryConfig
 from crest_ext.ops import (
     PackedSparse,
     apply_mask,
@@ -24,6 +24,8 @@ from crest_ext.rewrite import factorize, materialize, pack, recalibrate, shrink
 __version__: str = _C.version
 __all__ = [
     "PackedSparse",
+    "Quantize",
+    "QuantizeConfig",
     "Surgery",
     "SurgeryConfig",
     "apply_mask",
