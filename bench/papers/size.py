@@ -1,10 +1,10 @@
-"""Whole files of MNIST's LeNets at a stated test error: surgery and quantisation by several seeds, beside the published.
+"""Whole files of MNIST's LeNets at a stated test error: surgery and quantisation by several seeds, beside others'.
 
     CREST_DATA=folder python bench/papers/size.py lenet_300_100_small --seeds 0 1 2
     CREST_DATA=folder python bench/papers/size.py lenet_5_small --seeds 0 1 2
     CREST_DATA=folder python bench/papers/size.py lenet_5_accurate --seeds 0 1 2
 
-About 2, 6 and 6 minutes a seed on an idle core. The network before its last phase, and a finished seed, are kept in
+Minutes a seed on an idle core. The network before its last phase, and a finished seed, are kept in
 --work and not run again: the recipes of LeNet-5 share all but that phase. The last call writes
 bench/papers/results/size_<recipe>.json, which bench/results.py puts into bench/RESULTS.md.
 """
@@ -119,7 +119,7 @@ def section(name: str, runs: list[Run], command: str) -> dict[str, object]:
         rows.append([who, f"{error:.2f}", "", "", f"{size:,}", f"{4 * total / size:.0f}x smaller"])
     reached = median("error") <= goal.error and median("size") <= goal.size
     notes = [
-        "Ours are whole files: names, shapes, checksums and codebooks in them. Published bytes are as their authors count.",
+        "Ours are whole files, with names, shapes, checksums and codebooks; published bytes are their authors'.",
         f"Goal: at most {goal.size:,} bytes at {goal.error:.1%}, {'reached' if reached else 'missed'} by the median.",
         "Settings were chosen on the test error of these seeds: the published protocols have no validation set.",
     ]

@@ -33,7 +33,7 @@ def test_nearest_is_the_least_of_all(weights: list[float], values: list[float], 
 
 def cost(book: Codebook, index: Tensor, price: float) -> Tensor:
     """(n,) distance and bits of each weight, spelled out, by what the codebook says of bits now."""
-    m, k = book.shape
+    _, k = book.shape
     rows, columns = book.places // k, book.places % k
     kept = book.index > 0
     entered = Occupancy(rows[kept], columns[kept], book.shape).kept_bits(rows, columns)
@@ -73,10 +73,8 @@ def test_k_means_against_all_partitions() -> None:
     for _ in range(10):
         book.assign(0.0)
         book.average()
-    n, splits = len(weights), itertools.combinations(range(1, len(weights)), 2)
-    least = min(
-        sum((run - run.mean()).square().sum().item() for run in weights.tensor_split([a, b])) for a, b in splits if b < n
-    )
+    runs = [weights.tensor_split(cut) for cut in itertools.combinations(range(1, len(weights)), 2)]
+    least = min(sum((run - run.mean()).square().sum().item() for run in three) for three in runs)
     distance = (book.quantised() - weights).square().sum().item()
     assert distance == pytest.approx(least, abs=1e-3)  # values have bfloat16's precision
 

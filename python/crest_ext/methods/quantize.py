@@ -1,8 +1,8 @@
 """Few values for many weights, chosen while training goes on so that the coded file is small.
 
-Source: Han, Mao, Dally, "Deep Compression", ICLR 2016, section 3 (shared weights, trained); Wiedemann et al., "DeepCABAC",
-IEEE J. Sel. Top. Signal Process. 14(4), 2020 (distance plus bits of the coder); Oktay et al., "Scalable Model
-Compression by Entropy Penalized Reparameterization", ICLR 2020 (bits as a penalty during training).
+Source: Han, Mao, Dally, "Deep Compression", ICLR 2016, section 3 (shared weights, trained); Wiedemann et al.,
+"DeepCABAC", IEEE J. Sel. Top. Signal Process. 14(4), 2020 (distance plus bits of the coder); Oktay et al., "Scalable
+Model Compression by Entropy Penalized Reparameterization", ICLR 2020 (bits as a penalty during training).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class QuantizeConfig:
     """What a bit may cost.
 
     Attributes:
-        lam: lambda, the price of a bit: a weight moves to a value (or to 0) that is coded in one bit less if its squared
-            change grows by less than lam times the mean square of its layer's weights. One number for all layers, or
+        lam: lambda, the price of a bit: a weight moves to a value (or to 0) that is coded in one bit less if its
+            squared change grows by less than lam times the mean square of its tensor. One number for all layers, or
             {name or fnmatch pattern: number}: the first match wins, and a layer that matches nothing is left alone. 0
             asks for nothing but the nearest value.
         levels: values a tensor starts with, beside 0. Those that do not pay for their place in the file are given up.
@@ -135,8 +135,8 @@ class Quantize(Method):
     Weights and biases of the chosen Linear and Conv2d layers, masked ones too, are quantised now and again after every
     step: the network that trains is the one that will be saved. What the optimizer did to a quantised weight is done
     to the latent weight behind it (the straight-through estimator), which then takes the value that is cheapest in
-    distance and bits; a value is the mean of its latent weights, so it moves along its gradient, the sum of theirs, over
-    their number. What is 0 or masked at the start stays exactly 0, whatever momentum or decay the optimizer has.
+    distance and bits; a value is the mean of its latent weights, so it moves along its gradient, the sum of theirs,
+    over their number. What is 0 or masked at the start stays exactly 0, whatever momentum or decay the optimizer has.
 
         quantize = Quantize(model, QuantizeConfig(lam=0.03, ramp=1000))
         for x, y in batches:
@@ -149,6 +149,7 @@ class Quantize(Method):
 
     Without the loop, this quantises a trained network as it is. A low learning rate that falls to 0 suits it: every
     change of value is a jump. `lam` decides how many weights become 0; a mapping spares layers that need their weights.
+    It prunes what is sparse already: where most weights are kept, a 0 takes more bits than a value.
     Other parameters, such as those of BatchNorm, stay as they are.
 
     Values depend on nothing but weights and iteration: ranks that train the same weights keep the same ones without
@@ -199,12 +200,12 @@ class Quantize(Method):
         part.codebook.average()
         if len(part.codebook.places) and not len(part.codebook.values) and part.parameter.dim() > 1:
             raise RuntimeError(
-                f"Quantize: {part.name!r} must keep a weight, got none at iteration {self.iteration}: lower the lam of its "
-                f"layer ({part.lam:g})"
+                f"Quantize: {part.name!r} must keep a weight, got none at iteration {self.iteration}: "
+                f"lower the lam of its layer ({part.lam:g})"
             )
 
     def finish(self) -> QuantizeSummary:
-        """Drop by its mask what is 0 in a masked layer. Train no further: that would give every weight its own value."""
+        """Drop by its mask what is 0 in a masked layer. Train no further: weights would part from their values."""
         self.finished = True
         for part in self._parts:
             owner = self.model.get_submodule(part.name.rpartition(".")[0])
