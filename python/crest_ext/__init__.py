@@ -14,6 +14,7 @@ from crest_ext.methods import (
     Surgery,
     SurgeryConfig,
 )
+from crest_ext.methods import Quantize, QuantizeConfig, Surgery, SurgeryConfig
 from crest_ext.ops import (
     PackedSparse,
     PackedSparseConv2d,
@@ -46,6 +47,8 @@ __all__ = [
     "StructuredConfig",
     "StructuredSparsity",
     "PackedSparseConv2d",
+    "Quantize",
+    "QuantizeConfig",
     "Surgery",
     "SurgeryConfig",
     "apply_mask",

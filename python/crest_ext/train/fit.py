@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crest_ext.methods import Surgery
+from crest_ext.methods import Quantize, Surgery
 from crest_ext.nn import Masked
 from crest_ext.optim import PruneSpliceSGD
 from crest_ext.train.schedules import Constant, Schedule
@@ -38,10 +38,11 @@ def fit(
     weight_decay: float = 0.0,
     bias_lr: float = 1.0,
     surgery: Surgery | None = None,
+    quantize: Quantize | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     progress: Report | None = None,
 ) -> None:
-    """Train with SGD for a number of iterations, with surgery if there is one (its `finish` is the caller's).
+    """Train with SGD for a number of iterations, with a method if there is one (its `finish` is the caller's).
 
     Args:
         model: on the device where it is to be trained; batches are moved there.
@@ -52,12 +53,13 @@ def fit(
         weight_decay: of SGD.
         bias_lr: factor of the learning rate of biases; 2 in Caffe's LeNets.
         surgery: a method on this model, whose step is made with the optimizer's in one pass.
+        quantize: another, whose step follows the optimizer's.
         loss: of (model(x), y).
         progress: called about a hundred times, and at the end.
 
     Raises:
         ValueError: batches is empty.
-        RuntimeError: see `Surgery.step`.
+        RuntimeError: see `Surgery.step` and `Quantize.step`.
     """
     schedule = Constant(lr) if isinstance(lr, (int, float)) else lr
     biases = {p for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
@@ -80,6 +82,8 @@ def fit(
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
+        if quantize:
+            quantize.step()
         if progress and ((iteration + 1) % every == 0 or iteration + 1 == iterations):
             progress(Progress(iteration + 1, iterations, value.item()))
 

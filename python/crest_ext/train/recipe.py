@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crest_ext.methods import SurgeryConfig
+from crest_ext.methods import QuantizeConfig, SurgeryConfig
 from crest_ext.train.schedules import SCHEDULES, Schedule
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -31,6 +31,7 @@ class Phase:
         freeze: names, or fnmatch patterns of names, of layers that stay as they are.
         surgery: fields of SurgeryConfig; without it, the phase trains what there is: the dense network, or, after a
             surgery, the weights that are left.
+        quantize: fields of QuantizeConfig; instead of surgery.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Phase:
     bias_lr: float = 1.0
     freeze: tuple[str, ...] = ()
     surgery: SurgeryConfig | None = None
+    quantize: QuantizeConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class Recipe:
 
     @property
     def dense(self) -> int:
-        """Number of phases before the first surgery."""
-        return next((i for i, phase in enumerate(self.phases) if phase.surgery), len(self.phases))
+        """Number of phases before the first that compresses."""
+        compress = (i for i, phase in enumerate(self.phases) if phase.surgery or phase.quantize)
+        return next(compress, len(self.phases))
 
 
 def recipe_names() -> list[str]:
@@ -97,12 +100,16 @@ def _phase(value: object, where: str) -> Phase:
         if not isinstance(freeze, list) or not all(isinstance(pattern, str) for pattern in freeze):
             raise ValueError(f"{where}: freeze must be a list of names or patterns, got {freeze!r}")
         table["freeze"] = tuple(freeze)
-    if "surgery" in table:
-        table["surgery"] = _build(SurgeryConfig, _table(table["surgery"], f"{where}: surgery"), f"{where}: surgery")
+    methods: dict[str, Callable[..., object]] = {"surgery": SurgeryConfig, "quantize": QuantizeConfig}
+    for name, config in methods.items():
+        if name in table:
+            table[name] = _build(config, _table(table[name], f"{where}: {name}"), f"{where}: {name}")
     phase = _build(Phase, table, where)
     for name, least in (("iterations", 1), ("batch_size", 1), ("momentum", 0), ("weight_decay", 0), ("bias_lr", 0)):
         if getattr(phase, name) < least:
             raise ValueError(f"{where}: {name} must be at least {least}, got {getattr(phase, name)}")
+    if phase.surgery and phase.quantize:
+        raise ValueError(f"{where}: quantize must have a phase of its own, got surgery as well")
     return phase
 
 

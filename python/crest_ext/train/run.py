@@ -15,7 +15,7 @@ from torch import nn
 
 from crest_ext.container import load_file, load_model, safe_open, save_model
 from crest_ext.data import Dataset, Loader
-from crest_ext.methods import Surgery
+from crest_ext.methods import Quantize, Surgery
 from crest_ext.nn import Masked, mask_
 from crest_ext.nn.masked import reason_not_to_mask
 from crest_ext.train.fit import Batches, Report, bake, evaluate, fit
@@ -82,7 +82,7 @@ def run(
             before = time.perf_counter()
             train, test = loaders(data, phase.batch_size, 1000 * seed + number)
             bake(model)
-            surgery = None
+            surgery, quantize = None, Quantize(model, phase.quantize) if phase.quantize else None
             if phase.surgery:
                 surgery = Surgery(model, replace(phase.surgery, seed=phase.surgery.seed + seed))
             with _frozen(model, phase):
@@ -95,10 +95,12 @@ def run(
                     weight_decay=phase.weight_decay,
                     bias_lr=phase.bias_lr,
                     surgery=surgery,
+                    quantize=quantize,
                     progress=start(phase) if start else None,
                 )
-            if surgery:
-                surgery.finish()
+            for method in (surgery, quantize):
+                if method:
+                    method.finish()
             bake(model)
             kept, total = count(model)
             error = evaluate(model, test)
