@@ -14,4 +14,5 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def(
       "sparse_linear(Tensor x, Tensor values, Tensor columns, Tensor rows, Tensor steps, Tensor slices, "
       "int out_features, int in_features, Tensor? bias=None, str activation=\"none\") -> Tensor");
+  m.def("truncated_svd(Tensor a, int rank) -> (Tensor, Tensor, Tensor)");
 }

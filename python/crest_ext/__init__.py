@@ -17,6 +17,7 @@ from crest_ext.ops import (
     prune_splice_,
     sgd_prune_splice_,
     sparse_linear,
+    truncated_svd,
     unpack_sparse,
 )
 from crest_ext.rewrite import factorize, materialize, pack, recalibrate, shrink
@@ -39,6 +40,7 @@ __all__ = [
     "sgd_prune_splice_",
     "shrink",
     "sparse_linear",
+    "truncated_svd",
     "unpack_sparse",
 ]
 

@@ -8,6 +8,7 @@ from crest_ext.ops.pack_sparse import PackedSparse, pack_sparse, unpack_sparse
 from crest_ext.ops.prune_splice import prune_splice_
 from crest_ext.ops.sgd_prune_splice import sgd_prune_splice_
 from crest_ext.ops.sparse_linear import sparse_linear
+from crest_ext.ops.truncated_svd import truncated_svd
 
 __all__ = [
     "PackedSparse",
@@ -19,5 +20,6 @@ __all__ = [
     "prune_splice_",
     "sgd_prune_splice_",
     "sparse_linear",
+    "truncated_svd",
     "unpack_sparse",
 ]
