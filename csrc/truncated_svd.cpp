@@ -45,12 +45,20 @@ Factors truncated_svd(const Tensor& a, int64_t k) {
   const Tensor all = torch::stable::contiguous(a);
   const int64_t n = a.numel() / (r * c);
   std::vector<Search> state(static_cast<size_t>(n));
-  TruncatedSvd args{all.const_data_ptr(), u.mutable_data_ptr(), s.mutable_data_ptr(), vh.mutable_data_ptr(), nullptr,
-                    state.data(),         n, r, c, k, dtype};
+  TruncatedSvd args{all.const_data_ptr(),
+                    u.mutable_data_ptr(),
+                    s.mutable_data_ptr(),
+                    vh.mutable_data_ptr(),
+                    nullptr,
+                    state.data(),
+                    n,
+                    r,
+                    c,
+                    k,
+                    dtype};
   const auto kernel = CREST_KERNEL(truncated_svd);
-  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
-    kernel(args, Work(search_work(r, c, k)).data(), begin, end);
-  });
+  torch::stable::parallel_for(
+      0, n, 1, [&](int64_t begin, int64_t end) { kernel(args, Work(search_work(r, c, k)).data(), begin, end); });
   CREST_CHECK(std::find(state.begin(), state.end(), Search::not_finite) == state.end(), op,
               ": a must be finite, got NaN or infinity");
 
@@ -59,7 +67,8 @@ Factors truncated_svd(const Tensor& a, int64_t k) {
     const Tensor matrices = torch::stable::view(all, {n, r, c});
     const Tensor basis = whole(torch::stable::select(matrices, 0, i), k);
     // The kernel counts matrices from the first on.
-    args.basis = static_cast<const char*>(basis.const_data_ptr()) - i * basis.numel() * (dtype == Dtype::float32 ? 4 : 8);
+    args.basis =
+        static_cast<const char*>(basis.const_data_ptr()) - i * basis.numel() * (dtype == Dtype::float32 ? 4 : 8);
     kernel(args, Work(search_work(r, c, k)).data(), i, i + 1);
   }
   return {u, s, vh};

@@ -123,8 +123,7 @@ constexpr A epsilon = sizeof(A) == 4 ? A(0x1p-23) : A(0x1p-52);
 // a row of zeros in r, and become random ones, or zero if there is no room for more. Returns how many there were.
 // Only the first `columns` are looked at.
 template <class A>
-inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r, int columns,
-                          Random& random) {
+inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r, int columns, Random& random) {
   A some[block * block], sums[block], scale[block], factor[block], size[block] = {};
   bool fresh[block] = {};
   int lost = 0;

@@ -122,8 +122,8 @@ inline void gram(int64_t n, int64_t count, double* g, int64_t ld, double* chunk,
     const int64_t here = min(rows, n - i);
     load(i, here, chunk);
     for (int64_t b = 0; b < count; ++b)
-      product<true>(1.0, (b + 1) * block, here, Strided<double, 1, 0>{chunk, 1, m}, chunk + b * block, m,
-                    g + b * block, ld);
+      product<true>(1.0, (b + 1) * block, here, Strided<double, 1, 0>{chunk, 1, m}, chunk + b * block, m, g + b * block,
+                    ld);
   }
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < i; ++j) g[i * ld + j] = g[j * ld + i];
@@ -161,7 +161,8 @@ inline void turn(int64_t n, const A* v, const Symmetric& s, int64_t count, A* ou
   }
 }
 
-// How many of the values, in descending order, are wanted and converged, or -1. error(i) bounds how far the i-th is off.
+// How many of the values, in descending order, are wanted and converged, or -1. error(i) bounds how far the i-th is
+// off.
 template <class Error>
 inline int64_t settled(const Wanted& wanted, int64_t n, const Symmetric& s, double left, double floor, double unseen,
                        double& worst, const Error& error) {
@@ -184,7 +185,8 @@ inline int64_t settled(const Wanted& wanted, int64_t n, const Symmetric& s, doub
   }
   if (wanted.least >= 0 && wanted.least < value(0)) {
     const double residual = error(count), gap = wanted.least - value(count);
-    worst = max(worst, min(residual, gap > 0 ? residual * residual / gap : residual) / (wanted.tolerance * wanted.least + floor));
+    worst = max(worst, min(residual, gap > 0 ? residual * residual / gap : residual) /
+                           (wanted.tolerance * wanted.least + floor));
   } else {
     worst = max(worst, all / (wanted.tolerance * max(sum, 0.0) + floor));
   }
@@ -202,7 +204,8 @@ template <class A>
 inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, Arena arena) {
   const int64_t q = t.q, cap = min(most_directions(q, most), blocks(q) * block), ld = cap;
   A* basis = arena.take<A>((cap + block) * q);
-  A* some = arena.take<A>(max<int64_t>(block * ((1 << 18) / (q * static_cast<int64_t>(sizeof(A))) + 5 * block), (cap + block) * block));
+  A* some = arena.take<A>(
+      max<int64_t>(block * ((1 << 18) / (q * static_cast<int64_t>(sizeof(A))) + 5 * block), (cap + block) * block));
   A* h = arena.take<A>((cap + block) * block);
   double* projected = arena.take<double>(cap * ld);
   Symmetric s = symmetric(cap, arena);
@@ -212,7 +215,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
 
   for (int64_t i = 0; i < q * block; ++i) basis[i] = static_cast<A>(random.next());
   int lost = orthonormalise<A>(q, nullptr, 0, basis, nullptr, r, block, random);
-  int64_t next_check = min(max<int64_t>(wanted.least >= 0 ? 0 : wanted.count + 2 * block, 3 * block), cap), last_check = 0;
+  int64_t next_check = min(max<int64_t>(wanted.least >= 0 ? 0 : wanted.count + 2 * block, 3 * block), cap),
+          last_check = 0;
   double last_worst = 0;
   for (int64_t m = block;; m += block) {
     const int64_t b = m / block - 1;
@@ -262,7 +266,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     }
     if (done >= 0) {
       if (done > most) return nowhere;
-      // Entries of the projected matrix are as far off as the largest rounds, which can mix what is found with the rest.
+      // Entries of the projected matrix are as far off as the largest rounds, which can mix what is found with the
+      // rest.
       if (sizeof(A) == 4 && done > 0) {
         const double last = s.values[s.order[done - 1]], noise = epsilon<A> * largest;
         const double gap = done < m ? last - s.values[s.order[done]] : last;
@@ -308,7 +313,8 @@ inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, A* v, Arena are
     }
   for (int64_t j = 0; j < blocks(done) * block; ++j) {
     const double* z = j < done ? s.vector(j) : nullptr;
-    for (int64_t i = 0; i < t.q; ++i) v[j / block * t.q * block + i * block + j % block] = z ? static_cast<A>(z[i]) : A{0};
+    for (int64_t i = 0; i < t.q; ++i)
+      v[j / block * t.q * block + i * block + j % block] = z ? static_cast<A>(z[i]) : A{0};
   }
   return done;
 }

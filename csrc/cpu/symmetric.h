@@ -50,7 +50,7 @@ struct Symmetric {
   double* reflectors;  // row j: v of I - v v^T, which clears column j below the diagonal
   double* vectors;     // row i: of values[i], in the coordinates of the tridiagonal matrix
   double* scratch;
-  double* values;   // (n,), in no order
+  double* values;  // (n,), in no order
   int64_t* order;  // (n,), from the largest on
 
   double* line(int i) const { return scratch + i * padded(n); }

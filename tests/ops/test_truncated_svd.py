@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crest_ext import truncated_svd
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SPECTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "1/i": lambda i: 1 / (i + 1),
     "geometric": lambda i: 0.5**i,
@@ -38,7 +39,9 @@ def check(a: Tensor, k: int) -> None:
     wide = a.double()
     expected = torch.linalg.svdvals(wide)
     first = expected[..., :1]
-    assert u.shape == (*a.shape[:-1], k) and s.shape == (*a.shape[:-2], k) and vh.shape == (*a.shape[:-2], k, a.shape[-1])
+    assert (
+        u.shape == (*a.shape[:-1], k) and s.shape == (*a.shape[:-2], k) and vh.shape == (*a.shape[:-2], k, a.shape[-1])
+    )
     assert (s - expected[..., :k]).abs().le(1e-5 * expected[..., :k] + 1e-6 * first).all()
     assert (s.diff() <= 0).all()
     residual = torch.linalg.matrix_norm(wide - u * s.unsqueeze(-2) @ vh)

@@ -20,7 +20,7 @@ def truncated_svd(
         a: (..., r, c); float32 or float64, where squares of float64 numbers must be finite.
         rank: k, in [0, min(r, c)].
         energy: instead of rank; in (0, 1]. k is the smallest rank, at least 1, whose singular values hold this share
-            of their sum; the largest that a matrix of the batch needs. Then k depends on the data, so that torch.compile
+            of their sum; the largest that a matrix of the batch needs. Then k depends on the data, and torch.compile
             cannot trace it.
         squared: energy is of the squared singular values, or of the singular values themselves.
 
@@ -32,8 +32,9 @@ def truncated_svd(
             a number of a that is not finite.
 
     Work: up to a shorter side of 96, and for more than a sixth of all vectors, the Gram matrix's decomposition in
-        float64. Else a block Krylov space: 4 r c k flop for each of some four (fast decay) to ten (flat) passes over a,
-        and 4 min(r, c) m^2 to keep its m directions orthogonal. A matrix takes one thread, a batch all.
+        float64. Else a block Krylov space of m directions, sixteen in each pass over a: 4 r c m flop, and
+        4 min(r, c) m^2 to keep them orthogonal; if it has not converged at m = 6 k + 160, the Gram matrix. A matrix
+        takes one thread there, and a batch all.
     Source: Musco, Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
         Decomposition", NIPS 2015, algorithm 2, with full reorthogonalisation and a test of convergence.
     """
