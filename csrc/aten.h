@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <array>
+#include <string>
 
 #include "check.h"
 
@@ -26,6 +27,15 @@ inline void linear(const Tensor& x, const Tensor& weight, const std::optional<Te
 inline void mm(const Tensor& a, const Tensor& b, const Tensor& out) {
   using torch::stable::detail::from;
   call<3>("aten::mm", "out", {from(a), from(b), from(out)});
+}
+
+// The eigenvectors of a symmetric matrix, as columns, those of small eigenvalues first.
+inline Tensor eigenvectors(const Tensor& symmetric) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack = {from(symmetric), from(std::string("L")), from(true)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::_linalg_eigh", "", stack.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(stack[0]);  // the eigenvalues
+  return torch::stable::detail::to<Tensor>(stack[1]);
 }
 
 }  // namespace crest::aten

@@ -29,4 +29,5 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def(
       "sparse_conv2d(Tensor x, Tensor values, Tensor columns, Tensor starts, int[] weight_shape, Tensor? bias=None, "
       "int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1, str activation=\"none\") -> Tensor");
+  m.def("truncated_svd(Tensor a, int rank) -> (Tensor, Tensor, Tensor)");
 }

@@ -34,6 +34,7 @@ from crest_ext.ops import (
     sparse_group_soft_threshold_,
     sparse_conv2d,
     sparse_linear,
+    truncated_svd,
     unpack_sparse,
     unpack_sparse_conv2d,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "sparse_group_soft_threshold_",
     "sparse_conv2d",
     "sparse_linear",
+    "truncated_svd",
     "unpack_sparse",
     "unpack_sparse_conv2d",
 ]

@@ -15,6 +15,7 @@ from crest_ext.ops.prune_splice import prune_splice_
 from crest_ext.ops.sgd_prune_splice import sgd_prune_splice_
 from crest_ext.ops.sparse_conv2d import sparse_conv2d
 from crest_ext.ops.sparse_linear import sparse_linear
+from crest_ext.ops.truncated_svd import truncated_svd
 
 __all__ = [
     "PackedSparse",
@@ -35,6 +36,7 @@ __all__ = [
     "sparse_group_soft_threshold_",
     "sparse_conv2d",
     "sparse_linear",
+    "truncated_svd",
     "unpack_sparse",
     "unpack_sparse_conv2d",
 ]

@@ -1,0 +1,370 @@
+#pragma once
+// The right singular vectors of the largest singular values of one matrix: by a block Krylov search, or all at once.
+#include "blocks.h"
+#include "symmetric.h"
+
+namespace crest::CREST_ISA {
+
+// Working memory, handed out in pieces.
+struct Arena {
+  double* at;
+
+  template <class T>
+  T* take(int64_t count) {
+    constexpr int64_t line = 8;
+    double* begin = at;
+    at += (count * static_cast<int64_t>(sizeof(T)) / static_cast<int64_t>(sizeof(double)) + line) / line * line;
+    return reinterpret_cast<T*>(begin);
+  }
+};
+
+// What is looked for: the `count` largest values, or all that are above `least`.
+struct Wanted {
+  int64_t count;
+  double least = -1;  // of the squares
+  double tolerance;   // of the squares, relative
+  double floor;       // of the squares, of the largest of them: what is smaller may come out as anything as small
+};
+
+constexpr int64_t nowhere = -1;  // not found
+constexpr int64_t drowned = -2;  // too small beside the largest for the digits of this type
+
+// A matrix m (p, q), p >= q, times scale; A is float or double.
+template <class A>
+struct Tall {
+  int64_t p, q;
+  const A* m;
+  int64_t row, column;
+  A scale;
+  double norm2;  // sum of squares of the scaled numbers
+
+  template <class F>
+  void with(const F& f) const {
+    column == 1 ? f(Strided<A, 0, 1>{m, row}) : f(Strided<A, 1, 0>{m, 1, column});
+  }
+};
+
+template <class A>
+inline Tall<A> tall(const A* m, int64_t r, int64_t c) {
+  return r < c ? Tall<A>{c, r, m, 1, c, A{1}, 0} : Tall<A>{r, c, m, c, 1, A{1}, 0};
+}
+
+// The sum of squares of the scaled numbers.
+template <class A>
+inline double squares(const Tall<A>& t) {
+  using V = Vec<A>;
+  const int64_t n = t.p * t.q;
+  const V scale = V::all(t.scale);
+  double sum = 0;
+  constexpr int64_t part = 512;  // so few that sums in float32 keep their digits
+  int64_t i = 0;
+  for (; i + part <= n; i += part) {
+    V some[4] = {};
+    for (int64_t j = 0; j < part; j += 4 * V::width)
+      for (int g = 0; g < 4; ++g) {
+        const V x = scale * V::load(t.m + i + j + g * V::width);
+        some[g] = fma(x, x, some[g]);
+      }
+    sum += static_cast<double>(((some[0] + some[1]) + (some[2] + some[3])).sum());
+  }
+  for (; i < n; ++i) sum += static_cast<double>(t.m[i] * t.scale) * static_cast<double>(t.m[i] * t.scale);
+  return sum;
+}
+
+// Sets norm2, and scale where squares would leave the range of A. False if a number is not finite.
+template <class A>
+inline bool measure(Tall<A>& t) {
+  t.norm2 = squares(t);
+  if (t.norm2 > 1e-12 && t.norm2 < 1e16) return true;
+  A largest = 0;
+  for (int64_t i = 0; i < t.p * t.q; ++i) {
+    const A x = t.m[i];
+    if (!(x - x == 0)) return false;
+    largest = max(largest, x < 0 ? -x : x);
+  }
+  // In two factors of at most 2^100: one could overflow where largest is subnormal.
+  for (int i = 0; i < 100 && largest * t.scale > 1; ++i) t.scale *= A(0.5);
+  for (int i = 0; i < 100 && largest > 0 && largest * t.scale < 0.5; ++i) t.scale *= 2;
+  t.norm2 = squares(t);
+  return true;
+}
+
+// w = m x (p, 16), scaled.
+template <class A>
+inline void times(const Tall<A>& t, const A* x, A* w) {
+  t.with([&](auto m) { product<false>(t.scale, t.p, t.q, m, x, block, w, block); });
+}
+
+// z = m^T m x (q, 16), scaled; m is read once. `some` has room for a block of p.
+template <class A>
+inline void gram_times(const Tall<A>& t, const A* x, A* some, A* z) {
+  const int64_t rows = max<int64_t>((1 << 18) / (t.q * static_cast<int64_t>(sizeof(A))) / block * block, 4 * block);
+  t.with([&](auto m) {
+    for (int64_t i = 0; i < t.p; i += rows) {
+      const int64_t here = min(rows, t.p - i);
+      const auto part = m.at(i, 0);
+      product<false>(t.scale, here, t.q, part, x, block, some, block);
+      const auto transposed = flip(part);
+      i == 0 ? product<false>(t.scale, t.q, here, transposed, some, block, z, block)
+             : product<true>(t.scale, t.q, here, transposed, some, block, z, block);
+    }
+  });
+}
+
+// g (m, m), m = count * 16, rows ld apart: x^T x in doubles. load(i, rows, to) gives rows of x, m doubles each.
+template <class Load>
+inline void gram(int64_t n, int64_t count, double* g, int64_t ld, double* chunk, const Load& load) {
+  constexpr int64_t rows = 64;
+  const int64_t m = count * block;
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < ld; ++j) g[i * ld + j] = 0;
+  for (int64_t i = 0; i < n; i += rows) {
+    const int64_t here = min(rows, n - i);
+    load(i, here, chunk);
+    for (int64_t b = 0; b < count; ++b)
+      product<true>(1.0, (b + 1) * block, here, Strided<double, 1, 0>{chunk, 1, m}, chunk + b * block, m, g + b * block,
+                    ld);
+  }
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < i; ++j) g[i * ld + j] = g[j * ld + i];
+}
+
+inline Symmetric symmetric(int64_t n, Arena& arena) {
+  const int64_t ld = padded(n);
+  Symmetric s;
+  s.n = n;
+  s.a = arena.take<double>(n * ld);
+  s.reflectors = arena.take<double>(n * ld);
+  s.vectors = arena.take<double>(n * ld);
+  s.scratch = arena.take<double>(8 * ld);
+  s.values = arena.take<double>(ld);
+  s.order = arena.take<int64_t>(ld);
+  return s;
+}
+
+// out = v times the first `count` eigenvectors, and zeros; v and out are blocks of n rows.
+template <class A>
+inline void turn(int64_t n, const A* v, const Symmetric& s, int64_t count, A* out, A* some) {
+  const int64_t from = blocks(s.n);
+  for (int64_t b = 0; b < blocks(count); ++b) {
+    for (int64_t j = 0; j < block; ++j) {
+      const int64_t which = b * block + j;
+      const double* z = which < count ? s.found(which) : nullptr;
+      for (int64_t i = 0; i < from * block; ++i) some[i * block + j] = z && i < s.n ? static_cast<A>(z[i]) : A{0};
+    }
+    A* to = out + b * n * block;
+    for (int64_t f = 0; f < from; ++f) {
+      const A *of = v + f * n * block, *factors = some + f * block * block;
+      f == 0 ? product<false>(A{1}, n, block, Columns<A>{of}, factors, block, to, block)
+             : product<true>(A{1}, n, block, Columns<A>{of}, factors, block, to, block);
+    }
+  }
+}
+
+// How many of the values, in descending order, are wanted and converged, or -1. error(i) bounds how far the i-th is
+// off.
+template <class Error>
+inline int64_t settled(const Wanted& wanted, int64_t n, const Symmetric& s, double left, double floor, double unseen,
+                       double& worst, const Error& error) {
+  const auto value = [&](int64_t i) { return max(s.values[s.order[i]], 0.0); };
+  int64_t count = min(wanted.count, n);
+  if (wanted.least >= 0) {
+    count = 0;
+    while (count < n && value(count) > wanted.least) ++count;
+  }
+  if (count > n - 1) return worst = 1, -1;  // the next one must be known to be smaller
+  double sum = left;
+  for (int64_t i = 0; i < count; ++i) sum -= value(i);
+  worst = 0;
+  double all = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double residual = error(i), gap = value(i) - value(count);
+    const double off = residual < gap ? residual * residual / gap : residual;
+    all += off;
+    worst = max(worst, off / (wanted.tolerance * value(i) + floor));
+  }
+  if (wanted.least >= 0 && wanted.least < value(0)) {
+    const double residual = error(count), gap = wanted.least - value(count);
+    worst = max(worst, min(residual, gap > 0 ? residual * residual / gap : residual) /
+                           (wanted.tolerance * wanted.least + floor));
+  } else {
+    worst = max(worst, all / (wanted.tolerance * max(sum, 0.0) + floor));
+  }
+  if (worst > 1) return -1;
+  // A block sees as many equal values as it has columns: of more, some may be missing.
+  for (int64_t i = 0; i + block <= count + 1 && i + block <= n; ++i)
+    if (value(i) - value(i + block - 1) <= 1e-4 * value(i) && value(i) > floor) return -1;
+  const double smallest = wanted.least >= 0 ? wanted.least : count ? value(count - 1) : 0;
+  return unseen <= max(smallest, floor) ? count : -1;
+}
+
+// Orthonormal v (blocks of q rows) that hold the wanted vectors, the largest first; returns how many, or -1: not found.
+// `most` is how many v has room for.
+template <class A>
+inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, Arena arena) {
+  const int64_t q = t.q, cap = min(most_directions(q, most), blocks(q) * block), ld = cap;
+  A* basis = arena.take<A>((cap + block) * q);
+  A* some = arena.take<A>(
+      max<int64_t>(block * ((1 << 18) / (q * static_cast<int64_t>(sizeof(A))) + 5 * block), (cap + block) * block));
+  A* h = arena.take<A>((cap + block) * block);
+  double* projected = arena.take<double>(cap * ld);
+  Symmetric s = symmetric(cap, arena);
+  A r[block * block];
+  Random random;
+  double unseen = 0;
+
+  for (int64_t i = 0; i < q * block; ++i) basis[i] = static_cast<A>(random.next());
+  int lost = orthonormalise<A>(q, nullptr, 0, basis, nullptr, r, block, random);
+  int64_t next_check = min(max<int64_t>(wanted.least >= 0 ? 0 : wanted.count + 2 * block, 3 * block), cap),
+          last_check = 0;
+  double last_worst = 0;
+  for (int64_t m = block;; m += block) {
+    const int64_t b = m / block - 1;
+    A* z = basis + m * q;
+    gram_times(t, basis + b * block * q, some, z);
+    const int lost_before = lost;
+    lost = orthonormalise(q, basis, b + 1, z, h, r, block, random);
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < block; ++j) {
+        const double x = static_cast<double>(h[i * block + j]);
+        projected[i * ld + m - block + j] = x;
+        projected[(m - block + j) * ld + i] = x;
+      }
+    if (lost_before && b > 0) {
+      double seen = 0;
+      for (int64_t j = m - lost_before; j < m; ++j) seen = max(seen, absolute(projected[j * ld + j]));
+      for (int64_t j = m - block; j < m; ++j) seen = max(seen, absolute(projected[j * ld + j]));
+      unseen = 64 * seen * static_cast<double>(q - m);
+    }
+    if (m < next_check && m < cap) continue;
+    s.n = m;
+    const int64_t row = padded(m);
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < row; ++j) s.a[i * row + j] = projected[i * ld + j];
+    s.solve();
+    const double largest = max(s.values[s.order[0]], 0.0);
+    double worst = 0;
+    int64_t done = 0, turned = 0;
+    const auto error = [&](int64_t i) {
+      const double* z_i = s.vector(i) + m - block;
+      turned = max(turned, i + 1);
+      double sum = 0;
+      for (int a = 0; a < block; ++a) {
+        double x = 0;
+        for (int c = a; c < block; ++c) x += static_cast<double>(r[a * block + c]) * z_i[c];
+        sum += x * x;
+      }
+      return __builtin_sqrt(sum);
+    };
+    const int64_t count = settled(wanted, m, s, t.norm2, wanted.floor * largest + 1e-300, unseen, worst, error);
+    done = count;
+    if (m >= q && done < 0) {  // nothing is left outside
+      done = min(wanted.count, q);
+      if (wanted.least >= 0)
+        for (done = 0; done < q && s.values[s.order[done]] > wanted.least; ++done) {
+        }
+    }
+    if (done >= 0) {
+      if (done > most) return nowhere;
+      // Entries of the projected matrix are as far off as the largest rounds, which can mix what is found with the
+      // rest.
+      if (sizeof(A) == 4 && done > 0) {
+        const double last = s.values[s.order[done - 1]], noise = epsilon<A> * largest;
+        const double gap = done < m ? last - s.values[s.order[done]] : last;
+        if (min(noise, noise * noise / gap) > wanted.tolerance * last) return drowned;
+      }
+      for (int64_t i = turned; i < done; ++i) s.vector(i);
+      turn(q, basis, s, done, v, some);
+      return done;
+    }
+    if (m >= cap) return nowhere;
+    // The error falls as a power: aim at a little less than where it should be small enough.
+    double ahead = block;
+    if (last_check && worst < last_worst && worst > 1) {
+      double steps = 0;  // ln(worst) / ln(last_worst / worst), by halving
+      for (double x = worst; x > 1 && steps < 64; x *= worst / last_worst) ++steps;
+      ahead = 0.8 * steps * static_cast<double>(m - last_check);
+    }
+    last_check = m;
+    last_worst = worst;
+    next_check = min(m + max<int64_t>(block, static_cast<int64_t>(min(ahead, 0.5 * static_cast<double>(m)))), cap);
+  }
+}
+
+// The same from the whole Gram matrix, in doubles, for a small q.
+template <class A>
+inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, A* v, Arena arena) {
+  const int64_t count = blocks(t.q), m = count * block;
+  Symmetric s = symmetric(m, arena);
+  double* chunk = arena.take<double>(64 * m);
+  t.with([&](auto from) {
+    gram(t.p, count, s.a, m, chunk, [&](int64_t first, int64_t rows, double* to) {
+      const auto part = from.at(first, 0);
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < m; ++j)
+          to[i * m + j] = j < t.q ? static_cast<double>(part.p[i * part.row() + j * part.column()] * t.scale) : 0;
+    });
+  });
+  s.n = t.q;
+  s.solve();
+  int64_t done = min(wanted.count, t.q);
+  if (wanted.least >= 0)
+    for (done = 0; done < t.q && s.values[s.order[done]] > wanted.least; ++done) {
+    }
+  for (int64_t j = 0; j < blocks(done) * block; ++j) {
+    const double* z = j < done ? s.vector(j) : nullptr;
+    for (int64_t i = 0; i < t.q; ++i)
+      v[j / block * t.q * block + i * block + j % block] = z ? static_cast<A>(z[i]) : A{0};
+  }
+  return done;
+}
+
+// Turns v, and w = m v (blocks of p rows) with it, so that the columns of w are orthogonal: the projection that the
+// search made knows small values only up to the rounding of the large ones. spare: as large as w.
+template <class A>
+inline void refine(const Tall<A>& t, int64_t count, A* v, A* w, A* spare, Arena arena) {
+  const int64_t number = blocks(count), wide = number * block;
+  A* some = arena.take<A>(wide * block);
+  double* chunk = arena.take<double>(64 * wide);
+  Symmetric s = symmetric(wide, arena);
+  gram(t.p, number, s.a, wide, chunk, [&](int64_t first, int64_t rows, double* to) {
+    for (int64_t b = 0; b < number; ++b)
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < block; ++j)
+          to[i * wide + b * block + j] = static_cast<double>(w[(b * t.p + first + i) * block + j]);
+  });
+  s.n = count;
+  s.solve();
+  for (int64_t i = 0; i < count; ++i) s.vector(i);
+  turn(t.q, v, s, count, spare, some);
+  __builtin_memcpy(v, spare, sizeof(A) * static_cast<size_t>(t.q * wide));
+  turn(t.p, w, s, count, spare, some);
+  __builtin_memcpy(w, spare, sizeof(A) * static_cast<size_t>(t.p * wide));
+}
+
+// The same in doubles.
+template <class A>
+inline int64_t search_in_doubles(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, Arena arena) {
+  double* m = arena.take<double>(t.p * t.q);
+  const int64_t wide = blocks(most) * block;
+  double* found = arena.take<double>(t.q * wide);
+  for (int64_t i = 0; i < t.p * t.q; ++i) m[i] = static_cast<double>(t.m[i]);
+  const Tall<double> of{t.p, t.q, m, t.row, t.column, static_cast<double>(t.scale), t.norm2};
+  const int64_t count = search(of, wanted, most, found, arena);
+  for (int64_t i = 0; count > 0 && i < t.q * blocks(count) * block; ++i) v[i] = static_cast<A>(found[i]);
+  return count;
+}
+
+// v (blocks of q rows) and w = m v (blocks of p rows) for the wanted values, the largest first. Returns how many, or a
+// negative number.
+template <class A>
+inline int64_t largest(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, A* w, A* spare, Arena arena) {
+  const bool small = t.q <= small_side;
+  int64_t count = small ? decompose(t, wanted, v, arena) : search(t, wanted, most, v, arena);
+  if (count == drowned) count = search_in_doubles(t, wanted, most, v, arena);
+  for (int64_t b = 0; b < blocks(count); ++b) times(t, v + b * t.q * block, w + b * t.p * block);
+  if (!small && count > 0) refine(t, count, v, w, spare, arena);
+  return count;
+}
+
+}  // namespace crest::CREST_ISA

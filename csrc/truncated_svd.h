@@ -1,0 +1,48 @@
+#pragma once
+// truncated_svd: the largest singular values of matrices, and their vectors
+#include "dtype.h"
+#include "isa.h"
+
+namespace crest {
+
+// What became of a matrix. Not found: only a decomposition of its whole Gram matrix can tell.
+enum class Search : char { found, not_found, not_finite };
+
+struct TruncatedSvd {
+  const void* a;      // (n, r, c)
+  void* u;            // (n, r, k)
+  void* s;            // (n, k)
+  void* vh;           // (n, k, c)
+  const void* basis;  // (n, min(r, c), k): the vectors of the shorter side, the last value first; null: to be found
+  Search* state;      // (n,), written
+  int64_t n, r, c, k;
+  Dtype dtype;  // of a, u, s, vh and basis: float32 or float64
+};
+
+// Matrices [begin, end), one after the other in the same working memory.
+CREST_DECLARE_KERNEL(truncated_svd, const TruncatedSvd&, double* work, int64_t begin, int64_t end)
+
+// ---- the search for singular vectors, which singular_value_threshold shares ----
+
+constexpr int64_t block = 16;  // directions that go through a product together
+constexpr int64_t blocks(int64_t n) { return (n + block - 1) / block; }
+
+// The shorter side up to which its Gram matrix is decomposed at once, and from which on a search takes less time.
+constexpr int64_t small_side = 96;
+
+// A search for k vectors in q dimensions gives up after this many directions: by then the whole costs less.
+constexpr int64_t most_directions(int64_t q, int64_t k) {
+  const int64_t most = 6 * blocks(k) * block + 160, all = blocks(q) * block;
+  return most < all ? most : all;
+}
+constexpr bool worth_a_search(int64_t q, int64_t k) { return 6 * k <= q; }
+
+// Doubles of working memory to find k vectors.
+constexpr int64_t search_work(int64_t r, int64_t c, int64_t k) {
+  const int64_t p = r < c ? c : r, q = r < c ? r : c, wide = blocks(k) * block;
+  const int64_t m = q <= small_side ? blocks(q) * block : worth_a_search(q, k) ? most_directions(q, k) : 0;
+  const int64_t side = m < wide && m > 0 ? wide : m;
+  return p * q + 2 * p * wide + q * (2 * wide + m + block) + 4 * side * (side + 8 * block) + 64 * wide + (1 << 17);
+}
+
+}  // namespace crest

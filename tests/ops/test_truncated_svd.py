@@ -1,0 +1,116 @@
+"""truncated_svd against torch.linalg.svd in float64: both ways to find the vectors, every kind of spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from crest_ext import truncated_svd
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SPECTRA: dict[str, Callable[[Tensor], Tensor]] = {
+    "1/i": lambda i: 1 / (i + 1),
+    "geometric": lambda i: 0.5**i,
+    "flat": lambda i: 1 + 1 / (i + 1),
+    "rank 5": lambda i: (i < 5).double(),
+    "forty equal": lambda i: torch.where(i < 40, 1.0, 1 / (i + 1)),
+    "all equal": torch.ones_like,
+    "steps of twenty": lambda i: 0.5 ** (i // 20),
+    "zero": torch.zeros_like,
+    "large": lambda i: 1e30 / (i + 1),
+    "small": lambda i: 1e-30 / (i + 1),
+}
+# The whole Gram matrix, of a small matrix and for many vectors; the search; wide, tall, and one vector.
+SHAPES = [(1, 1, 1), (5, 3, 3), (33, 70, 7), (64, 64, 16), (150, 130, 40), (130, 210, 16), (300, 120, 1)]
+
+
+def of_spectrum(r: int, c: int, spectrum: str, dtype: torch.dtype) -> Tensor:
+    q = min(r, c)
+    u, v = (torch.linalg.qr(torch.randn(size, q, dtype=torch.float64))[0] for size in (r, c))
+    return (u * SPECTRA[spectrum](torch.arange(q, dtype=torch.float64)) @ v.t()).to(dtype)
+
+
+def check(a: Tensor, k: int) -> None:
+    """The stated tolerance: of the values, of the residual, and of orthonormality."""
+    u, s, vh = (t.double() for t in truncated_svd(a, k))
+    wide = a.double()
+    expected = torch.linalg.svdvals(wide)
+    first = expected[..., :1]
+    assert (
+        u.shape == (*a.shape[:-1], k) and s.shape == (*a.shape[:-2], k) and vh.shape == (*a.shape[:-2], k, a.shape[-1])
+    )
+    assert (s - expected[..., :k]).abs().le(1e-5 * expected[..., :k] + 1e-6 * first).all()
+    assert (s.diff() <= 0).all()
+    residual = torch.linalg.matrix_norm(wide - u * s.unsqueeze(-2) @ vh)
+    assert residual.le((1 + 1e-5) * expected[..., k:].norm(dim=-1) + 1e-5 * first[..., 0]).all()
+    eye, slack = torch.eye(k, dtype=torch.float64), 64 * torch.finfo(a.dtype).eps
+    torch.testing.assert_close(u.mT @ u, eye.expand_as(u.mT @ u), rtol=0, atol=slack)
+    torch.testing.assert_close(vh @ vh.mT, eye.expand_as(vh @ vh.mT), rtol=0, atol=slack)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("spectrum", SPECTRA)
+def test_spectra(spectrum: str, dtype: torch.dtype, isa: str) -> None:
+    for r, c, k in SHAPES:
+        check(of_spectrum(r, c, spectrum, dtype), k)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_gaussian_batches_and_strides(dtype: torch.dtype, isa: str) -> None:
+    check(torch.randn(3, 2, 40, 50, dtype=dtype), 6)
+    check(torch.randn(3, 130, 140, dtype=dtype), 5)
+    check(torch.randn(60, 50, dtype=dtype).t()[::2], 4)
+    shapes = [t.shape for t in truncated_svd(torch.randn(2, 4, 3, dtype=dtype), 0)]
+    assert shapes == [(2, 4, 0), (2, 0), (2, 0, 3)]
+    assert truncated_svd(torch.randn(0, 4, 3, dtype=dtype), 2)[1].shape == (0, 2)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("energy", [0.1, 0.5, 0.9, 1.0])
+def test_energy(energy: float, squared: bool) -> None:
+    a = torch.stack([of_spectrum(30, 20, name, torch.float32) for name in ("1/i", "geometric", "rank 5")])
+    s = torch.linalg.svdvals(a.double())
+    s[s < 1e-6 * s[:, :1]] = 0
+    share = (s**2 if squared else s).cumsum(1) / (s**2 if squared else s).sum(1, keepdim=True)
+    k = truncated_svd(a, energy=energy, squared=squared)[1].shape[1]
+    assert share[:, k - 1].ge(energy - 1e-6).all()
+    assert k == 1 or share[:, k - 2].lt(energy).any()
+
+
+def test_refuses() -> None:
+    a = torch.randn(2, 5, 4)
+    for wrong, message in (
+        (lambda: truncated_svd(a), "one of rank and energy must be given, got None and None"),
+        (lambda: truncated_svd(a, 1, energy=0.5), "one of rank and energy must be given, got 1 and 0.5"),
+        (lambda: truncated_svd(a, 5), r"rank must be in \[0, 4\], got 5"),
+        (lambda: truncated_svd(a, -1), r"rank must be in \[0, 4\], got -1"),
+        (lambda: truncated_svd(a, energy=0.0), r"energy must be in \(0, 1\], got 0.0"),
+        (lambda: truncated_svd(a, energy=1.5), r"energy must be in \(0, 1\], got 1.5"),
+        (lambda: truncated_svd(torch.randn(3), 1), r"a must have at least 2 dimensions, got \(3,\)"),
+        (lambda: truncated_svd(a.half(), 1), "a must be float32 or float64, got float16"),
+    ):
+        with pytest.raises(ValueError, match=rf"^truncated_svd: {message}$"):
+            wrong()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("shape", [(2, 6, 5), (120, 110)])
+def test_refuses_what_is_not_finite(shape: tuple[int, ...], value: float) -> None:
+    for k in (1, 5, 100)[: 2 if shape[-1] == 5 else 3]:
+        a = torch.randn(shape)
+        a[..., -1, 2] = value
+        with pytest.raises(ValueError, match=r"^truncated_svd: a must be finite, got NaN or infinity$"):
+            truncated_svd(a, k)
+        with pytest.raises(ValueError, match=r"^truncated_svd: a must be finite, got NaN or infinity$"):
+            truncated_svd(a, energy=0.5)
+
+
+def test_registration_and_compile() -> None:
+    a = torch.randn(2, 9, 7)
+    checks = torch.library.opcheck(torch.ops.crest.truncated_svd.default, (a, 3))
+    assert set(checks.values()) == {"SUCCESS"}
+    compiled = torch.compile(lambda a: truncated_svd(a, 3), fullgraph=True, backend="aot_eager")
+    assert all(map(torch.equal, compiled(a), truncated_svd(a, 3)))
