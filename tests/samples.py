@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crest_ext import pack_sparse, reference
-from crest_ext import pack_sparse, pack_sparse_conv2d
+from crest_ext import pack_sparse, pack_sparse_conv2d, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 Make = Callable[..., Tensor]

@@ -163,6 +163,8 @@ void depthwise_conv2d_grad_weight(const Case& c) {
                                     s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15] != 0, c.dtype};
   c.run(a, cuda::depthwise_conv2d_grad_weight,
         [&](auto type) { cuda::depthwise_conv2d_grad_weight<TYPE, 32>(a, nullptr); });
+}
+
 // sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
 void sparse_conv2d(const Case& c) {
   const auto& s = c.sizes;

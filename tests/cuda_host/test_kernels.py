@@ -237,9 +237,6 @@ def depthwise_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(case, {last: call.expected}, {last: tolerance})
 
 
-OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
-OPS += [group_norms, group_soft_threshold]
-OPS += [sparse_linear, depthwise_conv2d]
 def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
     """`dtype` is that of the weight; x and y are float32."""
     if dtype == torch.float64:
@@ -269,7 +266,7 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
-OPS += [sparse_linear, sparse_conv2d]
+OPS += [group_norms, group_soft_threshold, sparse_linear, sparse_conv2d, depthwise_conv2d]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:

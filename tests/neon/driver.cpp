@@ -84,6 +84,8 @@ void soft_threshold(const Case& c) {
   in_two<GroupSoftThreshold>(group_soft_threshold_sums, a, groups.blocks());
   group_soft_threshold_factors(a);
   in_two<GroupSoftThreshold>(group_soft_threshold_rows, a, groups.outer);
+}
+
 // sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
 void convolution(const Case& c) {
   const auto& s = c.sizes;

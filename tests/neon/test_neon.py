@@ -14,9 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from crest_ext import pack_sparse, reference
-from depthwise import calls
 from crest_ext import pack_sparse, pack_sparse_conv2d, reference
+from depthwise import calls
 from driver import KERNELS, Case, call, kernel_flags
 from samples import CONVOLUTIONS, DTYPES, OPTIONS, SAMPLES
 

@@ -2,8 +2,8 @@
 
 from crest_ext.methods.method import Method
 from crest_ext.methods.mimic import Ensemble, Mimic, MimicConfig, mimic_loss
-from crest_ext.methods.structured import StructuredConfig, StructuredSparsity
 from crest_ext.methods.quantize import Quantize, QuantizeConfig, QuantizedTensor, QuantizeSummary
+from crest_ext.methods.structured import StructuredConfig, StructuredSparsity
 from crest_ext.methods.summary import LayerSummary, Summary
 from crest_ext.methods.surgery import Surgery, SurgeryConfig
 
@@ -13,19 +13,14 @@ __all__ = [
     "Method",
     "Mimic",
     "MimicConfig",
+    "Quantize",
+    "QuantizeConfig",
+    "QuantizeSummary",
+    "QuantizedTensor",
     "StructuredConfig",
     "StructuredSparsity",
     "Summary",
     "Surgery",
     "SurgeryConfig",
     "mimic_loss",
-    "LayerSummary",
-    "Method",
-    "Quantize",
-    "QuantizeConfig",
-    "QuantizeSummary",
-    "QuantizedTensor",
-    "Summary",
-    "Surgery",
-    "SurgeryConfig",
 ]

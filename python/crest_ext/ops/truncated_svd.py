@@ -34,7 +34,8 @@ def truncated_svd(
     Work: up to a shorter side of 96, and for more than a sixth of all vectors, the Gram matrix's decomposition in
         float64. Else a block Krylov space of m directions, sixteen in each pass over a: 4 r c m flop, and
         4 min(r, c) m^2 to keep them orthogonal; if it has not converged at m = 6 k + 160, the Gram matrix. A matrix
-        takes one thread there, and a batch all.
+        takes one thread there, and a batch all. On a GPU there is no kernel of ours: torch.linalg.svd decomposes all of
+        a, and the largest values are kept.
     Source: Musco, Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
         Decomposition", NIPS 2015, algorithm 2, with full reorthogonalisation and a test of convergence.
     """
@@ -61,6 +62,21 @@ def rank_of_energy(a: Tensor, energy: float, squared: bool = True) -> int:
     values[values < (16 * torch.finfo(a.dtype).eps) ** 2 * values[..., :1]] = 0
     share = (values if squared else values.sqrt()).cumsum(-1)
     return int((share < energy * share[..., -1:]).sum(-1).max()) + 1
+
+
+@torch.library.register_kernel("crest::truncated_svd", "cuda")
+def _cuda(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    if a.dim() < 2:
+        raise ValueError(f"truncated_svd: a must have at least 2 dimensions, got {tuple(a.shape)}")
+    most = min(a.shape[-2:])
+    if not 0 <= rank <= most:
+        raise ValueError(f"truncated_svd: rank must be in [0, {most}], got {rank}")
+    if a.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"truncated_svd: a must be float32 or float64, got {str(a.dtype).removeprefix('torch.')}")
+    if not a.isfinite().all():
+        raise ValueError("truncated_svd: a must be finite, got NaN or infinity")
+    u, s, vh = torch.linalg.svd(a, full_matrices=False)
+    return u[..., :rank].contiguous(), s[..., :rank].contiguous(), vh[..., :rank, :].contiguous()
 
 
 @torch.library.register_fake("crest::truncated_svd")
