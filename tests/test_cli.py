@@ -102,6 +102,13 @@ def test_train_compress_eval_inspect(folder: Path) -> None:
     assert [p["kept"] for p in whole["phases"]] == [trained["phases"][0]["kept"], small["phases"][0]["kept"]]
     assert (folder / "whole.crest").read_bytes() == (folder / "small.crest").read_bytes()
 
+    quantize = "  - {name: quantize, iterations: 10, lr: 0.001, quantize: {lam: 0.003, levels: 8}}\n"
+    (folder / "few.yaml").write_text(RECIPE + quantize)
+    few = ok("compress", "dense.crest", "--recipe", "few.yaml", "--out", "few.crest", "--seed", 1)
+    assert [p["name"] for p in few["phases"]] == ["surgery", "quantize"]
+    assert few["bytes"] < 0.5 * small["bytes"]
+    assert all(len(tensor.unique()) <= 9 for tensor in load_file(folder / "few.crest").values())
+
     found = ok("eval", "small.crest")
     assert found == {
         "file": "small.crest",

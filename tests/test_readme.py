@@ -25,8 +25,10 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     finally:
         torch.set_num_threads(threads)
     assert "ip1" in capsys.readouterr().out
-    model = models.create_model("lenet_digits")
-    container.load_model(model, "digits.crest")
-    kept, total = train.count(model)
-    assert 10 * kept < total
-    assert train.evaluate(model, data.Loader(data.load("digits").test, 500)) < 0.05
+    for file in ("digits.crest", "few.crest"):
+        model = models.create_model("lenet_digits")
+        container.load_model(model, file)
+        kept, total = train.count(model)
+        assert 10 * kept < total
+        assert train.evaluate(model, data.Loader(data.load("digits").test, 500)) < 0.05
+    assert 2 * Path("few.crest").stat().st_size < Path("digits.crest").stat().st_size

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crest_ext import Surgery, SurgeryConfig, train
-from crest_ext.container import load_file
+from crest_ext import Quantize, QuantizeConfig, Surgery, SurgeryConfig, train
+from crest_ext.container import load_file, save_model
 from crest_ext.data import Dataset, Loader, Split
 from crest_ext.nn import Masked
 from crest_ext.train.recipe import parse_recipe
@@ -185,6 +185,34 @@ def test_fit_with_surgery_keeps_dropped_weights_at_zero(data: Dataset) -> None:
     assert surgery.finish().kept == train.count(model)[0] < 131
 
 
+def test_fit_with_quantize_gives_few_values(data: Dataset) -> None:
+    model = network()
+    quantize = Quantize(model, QuantizeConfig(0.01, levels=4))
+    train.fit(model, Loader(data.train, 50, shuffle=True), 20, 0.05, weight_decay=1e-3, quantize=quantize)
+    assert quantize.iteration == 20
+    assert all(len(p[p != 0].unique()) <= 4 for p in model.parameters())
+
+
+def test_quantize_phase_after_surgery(data: Dataset, tmp_path: Path) -> None:
+    """Few values for what surgery has left, in a smaller file; resumed before it, the same bits."""
+    phase = "  - {name: quantize, iterations: 10, lr: {kind: cosine, start: 0.01}, quantize: {lam: 0.01, levels: 4}}\n"
+    recipe = parse_recipe(RECIPE + phase, "r")
+    assert recipe.dense == 1
+    assert parse_recipe("phases:\n" + phase, "r").dense == 0
+    path, model, other = tmp_path / "run.crest", network(), network()
+    *_, before, after = train.run(recipe, model, data, checkpoint=path)
+    assert after.kept <= before.kept
+    assert all(len(p[p != 0].unique()) <= 4 for p in model.parameters())
+    assert len(load_file(path)["0.weight"].unique()) <= 5
+    train.run(recipe, other, data, last=4)
+    save_model(other, tmp_path / "before.crest")
+    assert path.stat().st_size < (tmp_path / "before.crest").stat().st_size
+    other = network()
+    train.restore(other, tmp_path / "before.crest")
+    train.run(recipe, other, data, first=4)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), other.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("call", ["fit", "evaluate"])
 def test_empty_loader(call: str) -> None:
     with pytest.raises(ValueError, match=f"^{call}: batches must give a "):
@@ -219,6 +247,8 @@ def test_recipes_of_the_package_fit_their_models(name: str) -> None:
     for phase in recipe.phases:
         if phase.surgery:
             Surgery(model, phase.surgery)
+        if phase.quantize:
+            Quantize(model, phase.quantize)
 
 
 PHASE = "phases: [{name: a, iterations: 1, lr: 0.1%s}]\n%s"
@@ -242,6 +272,12 @@ PHASE = "phases: [{name: a, iterations: 1, lr: 0.1%s}]\n%s"
         (
             PHASE % (", surgery: {c_rate: 1, high: 0}", ""),
             "r: phase 1: surgery: SurgeryConfig: high must be a number >=",
+        ),
+        (PHASE % (", quantize: {}", ""), "r: phase 1: quantize: lam must be given"),
+        (PHASE % (", quantize: {lam: -1}", ""), "r: phase 1: quantize: QuantizeConfig: lam must be a finite number >="),
+        (
+            PHASE % (", surgery: {c_rate: 1}, quantize: {lam: 0.1}", ""),
+            "r: phase 1: quantize must have a phase of its own, got surgery as well",
         ),
         (PHASE % (", freeze: conv1", ""), "r: phase 1: freeze must be a list of names or patterns, got 'conv1'"),
         (PHASE % (", surgery: 3", ""), "r: phase 1: surgery: must be a mapping of names to values, got 3"),

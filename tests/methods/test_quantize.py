@@ -247,3 +247,22 @@ def test_errors_leave_the_model_alone() -> None:
     message = r"^Quantize: state_dict must be of the tensors \['4\.weight', '4\.bias'\], got \['weight', 'bias'\]$"
     with pytest.raises(ValueError, match=message):
         quantize.load_state_dict(state)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_diverged_is_refused(bad: float) -> None:
+    """A dropped weight may be anything: it is set to 0 again. One that is kept stops it, before anything changes."""
+    model = pruned()
+    quantize = Quantize(model, QuantizeConfig(0.01))
+    dropped = ~model[4].mask
+    model[4].weight.data[dropped] = bad
+    quantize.step()
+    assert not model[4].weight[dropped].any()
+    model[4].weight.data[~dropped] = bad
+    model[0].weight.data += 1
+    before = weights(model)
+    message = r"^Quantize: '4\.weight' must be finite, got a weight that is not at iteration 1: lower the"
+    with pytest.raises(RuntimeError, match=message):
+        quantize.step()
+    assert quantize.iteration == 1
+    assert all(torch.equal(p.nan_to_num(), before[name].nan_to_num()) for name, p in weights(model).items())

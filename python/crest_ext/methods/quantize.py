@@ -121,6 +121,11 @@ class _Part(NamedTuple):
         flat[self.codebook.places] = self.codebook.quantised().to(flat.dtype)
         self.parameter.copy_(flat.view(self.parameter.shape))
 
+    def moved(self) -> Tensor:
+        """(n,) float64: the latent weights after what the optimizer did to the quantised ones."""
+        book = self.codebook
+        return book.latent + self.parameter.detach().reshape(-1)[book.places].double() - book.quantised()
+
     def summary(self) -> QuantizedTensor:
         data = self.parameter.detach().cpu().contiguous().reshape(-1)
         columns = self.codebook.shape[1]
@@ -182,13 +187,20 @@ class Quantize(Method):
         """Quantise again. Call it after `optimizer.step()`.
 
         Raises:
-            RuntimeError: a layer would lose all its weights, or the quantisation is finished.
+            RuntimeError: a weight is not finite (nothing is changed), a layer would lose all its weights, or the
+                quantisation is finished.
         """
         if self.finished:
             raise RuntimeError("Quantize: step() must come before finish()")
-        for part in self._parts:
-            book = part.codebook
-            book.latent += part.parameter.detach().reshape(-1)[book.places].double() - book.quantised()
+        moved = [part.moved() for part in self._parts]
+        for part, latent in zip(self._parts, moved, strict=True):
+            if not latent.isfinite().all():
+                raise RuntimeError(
+                    f"Quantize: {part.name!r} must be finite, got a weight that is not at iteration {self.iteration}: "
+                    f"lower the learning rate"
+                )
+        for part, latent in zip(self._parts, moved, strict=True):
+            part.codebook.latent = latent
             self._assign(part)
             part.write()
         self.iteration += 1
