@@ -23,10 +23,9 @@ class Call(NamedTuple):
     expected: Tensor  # in float64
 
 
-def stored(t: Tensor) -> Tensor:
-    """The numbers in the order of memory."""
-    last = not t.is_contiguous() and t.is_contiguous(memory_format=torch.channels_last)
-    return t.permute(0, 2, 3, 1) if last else t
+def stored(t: Tensor, last: bool) -> Tensor:
+    """The numbers in the order of memory that x has."""
+    return (t.permute(0, 2, 3, 1) if last else t).contiguous()
 
 
 def calls(dtype: torch.dtype) -> Iterator[Call]:
@@ -37,7 +36,7 @@ def calls(dtype: torch.dtype) -> Iterator[Call]:
         (n, c, h, w), (m, _, kh, kw), (out_h, out_w) = x.shape, weight.shape, grad.shape[2:]
         stride, padding, dilation = where
         top, left = padding[0], padding[2] if len(padding) == 4 else padding[1]
-        last = stored(x) is not x
+        last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         wide = [t.double() for t in (x, weight, bias, grad)]
 
         def result(expected: Tensor, last: bool = last) -> tuple[Tensor, Tensor]:
@@ -48,14 +47,14 @@ def calls(dtype: torch.dtype) -> Iterator[Call]:
             reference.depthwise_conv2d(*wide[:2], wide[2] if i % 3 else None, *where, ACTIVATIONS[i % 3])
         )
         sizes = (n, c, m, h, w, kh, kw, out_h, out_w, *stride, 1, 1, top, left, *dilation, 0, last, i % 3)
-        yield Call("depthwise_conv2d", sizes, [stored(x), weight, bias if i % 3 else None, y], expected)
+        yield Call("depthwise_conv2d", sizes, [stored(x, last), weight, bias if i % 3 else None, y], expected)
 
         y, expected = result(reference.depthwise_conv2d_grad_x(wide[3], wide[1], x.shape[1:], *where))
         offset = [(k - 1) * d - before for k, d, before in zip((kh, kw), dilation, (top, left), strict=True)]
         sizes = (n, m, c, out_h, out_w, kh, kw, h, w, 1, 1, *stride, *offset, *dilation, 1, last, 0)
-        yield Call("depthwise_conv2d", sizes, [stored(grad), weight, None, y], expected)
+        yield Call("depthwise_conv2d", sizes, [stored(grad, last), weight, None, y], expected)
 
         expected = reference.depthwise_conv2d_grad_weight(wide[3], wide[0], (kh, kw), *where)
         sizes = (n, c, m // c, h, w, kh, kw, out_h, out_w, *stride, top, left, *dilation, last)
-        arrays = [stored(grad), stored(x), torch.full_like(weight, float("nan"))]
+        arrays = [stored(grad, last), stored(x, last), torch.full_like(weight, float("nan"))]
         yield Call("depthwise_conv2d_grad_weight", sizes, arrays, expected)

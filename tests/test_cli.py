@@ -134,13 +134,14 @@ def test_train_compress_eval_inspect(folder: Path) -> None:
 
 
 def test_bench(folder: Path) -> None:
-    """Both layers of the network are measured or said to be too full; a batch is as long as asked for."""
+    """Each layer of the network is measured or said to be too full; a batch is as long as asked for."""
     ok("compress", "--recipe", "r.yaml", "--out", "small.crest")
     found = ok("bench", "small.crest", "--rows", 600, "--threads", 1)
     test = len(data.load("digits").test[0])
     assert (found["rows"], found["threads"]) == (test, 1)  # all that there are
-    assert [(layer["name"], layer["rows"]) for layer in found["layers"]] == [("ip1", test), ("ip2", test)]
-    first, last = found["layers"]
+    rows = {layer["name"]: layer["rows"] for layer in found["layers"]}
+    assert rows == {"conv1": 64 * test, "conv2": 16 * test, "ip1": test, "ip2": test}  # a convolution's: its outputs
+    *_, first, last = found["layers"]
     assert 0 < first["density"] < 0.7 and min(first["dense"], first["sparse"]) > 0
     assert (last["kernel"], last["density"], last["reason"]) == ("dense", 1.0, "keeps too many weights")
     assert ok("bench", "small.crest", "--rows", 5)["rows"] == 5

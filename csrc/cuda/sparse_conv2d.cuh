@@ -8,7 +8,7 @@
 namespace crest::cuda {
 
 template <class T, int threads>
-__global__ void __launch_bounds__(threads, 2048 / threads) sparse_conv2d_kernel(const SparseConv2d a) {
+__global__ void __launch_bounds__(threads, 1024 / threads) sparse_conv2d_kernel(const SparseConv2d a) {
   const T* values = static_cast<const T*>(a.values);
   const int64_t filter = blockIdx.x % a.m, at = blockIdx.x / a.m * threads + threadIdx.x;
   if (at >= a.n * a.oh * a.ow) return;

@@ -113,6 +113,7 @@ def hsv_of_rgb(rgb: Tensor) -> Tensor:
     r, g, b = ((v - c) / torch.where(span > 0, span, 1) for c in rgb.unbind(1))
     h = torch.where(largest == 0, b - g, torch.where(largest == 1, 2 + r - b, 4 + g - r))
     h = torch.where(span > 0, h / 6 % 1, 0)
+    h = torch.where(h < 1, h, 0)  # just below 0 rounds to 1
     return torch.stack([h, span / torch.where(v > 0, v, 1), v], 1)
 
 

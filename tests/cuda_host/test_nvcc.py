@@ -45,7 +45,7 @@ BUDGETS = {
     # A thread holds 16 sums, the operands of the next products and the next slice: few threads keep the units busy.
     # It is meant for so few rows that there is hardly a second block for each multiprocessor.
     "masked_product_kernel": Budget(threads=512, registers=128, occupancy=0.25, shared=40 << 10),
-    "sparse_conv2d_kernel": Budget(threads=256, registers=32, occupancy=1),
+    "sparse_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "sparse_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=12 << 10),
 }
 SHARED_MEMORY = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}  # bytes a multiprocessor has

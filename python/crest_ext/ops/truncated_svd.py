@@ -64,7 +64,6 @@ def rank_of_energy(a: Tensor, energy: float, squared: bool = True) -> int:
     return int((share < energy * share[..., -1:]).sum(-1).max()) + 1
 
 
-@torch.library.register_kernel("crest::truncated_svd", "cuda")
 def _cuda(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     if a.dim() < 2:
         raise ValueError(f"truncated_svd: a must have at least 2 dimensions, got {tuple(a.shape)}")
@@ -77,6 +76,11 @@ def _cuda(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
         raise ValueError("truncated_svd: a must be finite, got NaN or infinity")
     u, s, vh = torch.linalg.svd(a, full_matrices=False)
     return u[..., :rank].contiguous(), s[..., :rank].contiguous(), vh[..., :rank, :].contiguous()
+
+
+# As with every op, a build without CUDA has no kernel for it.
+if torch._C._dispatch_has_kernel_for_dispatch_key("crest::apply_mask", "CUDA"):
+    torch.library.register_kernel("crest::truncated_svd", "cuda", _cuda)
 
 
 @torch.library.register_fake("crest::truncated_svd")
