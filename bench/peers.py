@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ def onnxruntime(module: nn.Module, x: Tensor) -> Function | str:
         import onnxscript  # noqa: F401 (what torch exports through)
     except ImportError as error:
         return f"{error.name} is not installed"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of torch's own
         path = Path(folder) / "model.onnx"
         torch.onnx.export(module, (x,), path, dynamo=True, verbose=False, external_data=True)
         options = ort.SessionOptions()
