@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 
-class Packed(nn.Module):
+class Packed(nn.Module, ABC):
     """A packed weight as buffers, which copy, save, move and compile. It has no parameters.
 
     A state_dict holds the packed tensors, and another module of the same sizes takes them, however many non-zeros it
@@ -30,13 +31,13 @@ class Packed(nn.Module):
             self.register_buffer(name, getattr(packed, name))
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
+    @abstractmethod
     def packed(self) -> Any:
         """The arguments of the op after x, in their order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def effective_weight(self) -> Tensor:
         """Of the shape it had, dense."""
-        raise NotImplementedError
 
     def _load_from_state_dict(
         self,
