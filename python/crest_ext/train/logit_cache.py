@@ -125,7 +125,7 @@ class LogitCache:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self._path("header.json").exists():
-            unfinished = self._path("header.json.part")
+            unfinished = self._path(f"header.json.{os.getpid()}")  # each writer's own: the same text, whoever is last
             unfinished.write_text(json.dumps(self._header, indent=1) + "\n")
             unfinished.replace(self._path("header.json"))
         with self._path("images.bin").open("ab") as images, self._path("logits.bin").open("ab") as logits:
@@ -207,8 +207,9 @@ class LogitCache:
 
     def _check_header(self) -> None:
         path = self._path("header.json")
+        beside = any(self._path(name).exists() for name in ("images.bin", "logits.bin"))  # looked for first: made last
         if not path.exists():
-            if any(self._path(name).exists() for name in ("images.bin", "logits.bin")):
+            if beside:
                 raise ValueError(f"LogitCache: {self.folder} must hold header.json beside its files: remove the folder")
             return
         try:
