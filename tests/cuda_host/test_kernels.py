@@ -231,8 +231,8 @@ def depthwise_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
     accumulator = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32)
     for call in calls(dtype):
         last = len(call.arrays) - 1
-        # Sums of up to 510 products of normal numbers.
-        tolerance = 500 * accumulator.eps + rounding(dtype, call.expected)
+        # Sums of up to 500 products of normal numbers.
+        tolerance = 200 * accumulator.eps + rounding(dtype, call.expected)
         case = Case(call.op, dtype, [int(size) for size in call.sizes], call.arrays)
         yield Sample(case, {last: call.expected}, {last: tolerance})
 
