@@ -59,44 +59,65 @@ inline int compress(const T* weight, const bool* mask, int n, int64_t k, A* valu
 
 // Row i: the positions of the bits of i, lowest first.
 struct BitTable {
-  uint16_t at[256][8] = {};
+  uint32_t at[256][8] = {};
   constexpr BitTable() {
     for (int i = 0; i < 256; ++i)
       for (int bit = 0, n = 0; bit < 8; ++bit)
-        if (i >> bit & 1) at[i][n++] = static_cast<uint16_t>(bit);
+        if (i >> bit & 1) at[i][n++] = static_cast<uint32_t>(bit);
   }
 };
 constexpr BitTable bit_table;
 
-// Writes first + the positions of the set bits to index, and up to 8 numbers more; returns where it stopped.
-inline uint16_t* positions(uint64_t set, int first, uint16_t* index) {
-  typedef uint16_t Words __attribute__((vector_size(16)));
-  Words base = Words{} + static_cast<uint16_t>(first);
-  for (int i = 0; i < 8; ++i, set >>= 8, base += 8) {
+// Writes first + the positions of the set bits to index, and up to 16 numbers more; returns where it stopped.
+inline uint32_t* positions(uint64_t set, int first, uint32_t* index) {
+  constexpr int width = register_bytes == 64 ? 16 : 8;
+  typedef uint32_t Words __attribute__((vector_size(4 * width)));
+  Words base = Words{} + static_cast<uint32_t>(first);
+#if defined(__AVX512F__)
+  base += (Words)_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
+  for (int i = 0; i < 64; i += width, base += width) {
+    // Counted from the start each time: a chain of counts would be the longest path.
+    uint32_t* to = index + __builtin_popcountll(set & ((uint64_t{1} << i) - 1));
+#if defined(__AVX512F__)
+    const Words at = (Words)_mm512_maskz_compress_epi32(static_cast<__mmask16>(set >> i), (__m512i)base);
+#else
     Words at;
-    std::memcpy(&at, bit_table.at[set & 255], sizeof at);
+    std::memcpy(&at, bit_table.at[set >> i & 255], sizeof at);
     at += base;
-    std::memcpy(index, &at, sizeof at);
-    index += __builtin_popcountll(set & 255);
+#endif
+    std::memcpy(to, &at, sizeof at);
   }
-  return index;
+  return index + __builtin_popcountll(set);
 }
 
-// The way back: n (<= 64) numbers, those whose bit is set from values in their order, the others zero.
-template <class A, class T>
+// The way back: n (<= 64) numbers, those whose bit is set from values in their order, the others zero. `stream` asks to
+// pass by the caches, for what is far larger than them: out must then be aligned as a cache line is.
+template <bool stream, class A, class T>
 inline void expand(const A* values, uint64_t set, int n, T* out) {
   int i = 0;
 #if defined(__AVX512F__)
   if constexpr (sizeof(A) == 4) {
     for (; i + 16 <= n; i += 16, set >>= 16) {
       const __m512 v = _mm512_maskz_expand_ps(static_cast<__mmask16>(set), _mm512_loadu_ps(values));
-      Vec<float>{(Vec<float>::Register)v}.store(out + i);
+      if constexpr (stream && sizeof(T) == 4)
+        _mm512_stream_ps(out + i, v);
+      else
+        Vec<float>{(Vec<float>::Register)v}.store(out + i);
       values += __builtin_popcount(set & 0xffff);
     }
+    if (i == n) return;
   }
 #endif
   std::memset(out + i, 0, (n - i) * sizeof(T));
   for (; set; set &= set - 1) narrow(*values++, out[i + __builtin_ctzll(set)]);
+}
+
+// What was streamed is there for other threads.
+inline void end_stream() {
+#if defined(__AVX512F__)
+  _mm_sfence();
+#endif
 }
 
 }  // namespace crest::CREST_ISA

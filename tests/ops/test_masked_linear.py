@@ -66,6 +66,12 @@ def test_equals_reference_over_tiles(op: str, n: int, density: float, dtype: tor
     check(op, arguments(op, n, 131, 587, density, dtype))
 
 
+@pytest.mark.parametrize("k", [8192, 8191])
+def test_a_gradient_larger_than_the_caches(k: int) -> None:
+    """It is written past them where its rows begin at cache lines: not so with an odd number of columns."""
+    check("masked_linear_grad_weight", arguments("masked_linear_grad_weight", 33, 1030, k, 0.05))
+
+
 sizes = st.integers(0, 40)
 
 
