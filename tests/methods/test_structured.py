@@ -156,6 +156,36 @@ def test_conv_net_shrinks() -> None:
     fit(small, sgd(small), 3)
 
 
+@pytest.mark.parametrize("factor", [0.3, 100.0])
+def test_least_leaves_as_many(factor: float) -> None:
+    """A little pressure for long or a lot at once: three filters of one layer and two inputs of another are left."""
+    model = conv_net()
+    optimizer = sgd(model)
+    config = StructuredConfig(
+        filter={"0": factor}, channel={"8": factor}, least={"filter": {"0": 3}, "channel": {"8": 2}}
+    )
+    method = StructuredSparsity(model, config, optimizer)
+    fit(model, optimizer, 120, method)
+    assert int(group_norms(model[0].effective_weight().detach(), "filter").count_nonzero()) == 3
+    assert int(group_norms(model[8].effective_weight().detach(), "column").count_nonzero()) == 2
+    pressed = [model[i].effective_weight().detach().norm().item() for i in (0, 8)]
+    fit(model, optimizer, 60, method)
+    assert [model[i].effective_weight().detach().norm().item() for i in (0, 8)] > pressed  # what is left may grow
+    assert int(group_norms(model[0].effective_weight().detach(), "filter").count_nonzero()) == 3
+    assert "3 of 8 filters" in str(method.finish())
+
+
+@pytest.mark.parametrize("field", ["channel", "shape"])
+def test_least_counts_over_all_groups_of_a_convolution(field: str) -> None:
+    model = nn.Conv2d(4, 4, 3, groups=2)
+    config = StructuredConfig(**{field: {"": 100.0}, "least": {field: {"": 3}}})
+    StructuredSparsity(model, config, sgd(model)).step()
+    groups: Any = {"channel": "channel", "shape": "shape"}[field]
+    assert (
+        sum(int(group_norms(part, groups).count_nonzero()) for part in model.effective_weight().detach().chunk(2)) == 3
+    )
+
+
 def test_subgradients_reach_zero() -> None:
     """By the authors' way as well; without BatchNorm, whose scale makes up for smaller weights."""
     first, _, _, second, *rest = conv_net()
@@ -246,7 +276,8 @@ def test_resumes_bit_for_bit(tmp_path: Path) -> None:
     def start() -> tuple[nn.Module, Any, StructuredSparsity]:
         model = conv_net()
         optimizer = sgd(model)
-        return model, optimizer, StructuredSparsity(model, StructuredConfig(filter=0.05), optimizer)
+        config = StructuredConfig(filter=0.05, channel={"8": 1.0}, least={"channel": {"8": 5}})
+        return model, optimizer, StructuredSparsity(model, config, optimizer)
 
     first = start()
     fit(first[0], first[1], 5, first[2])
@@ -291,6 +322,12 @@ def test_calls_in_the_wrong_mode_or_order() -> None:
         ({"shape": -1.0}, "shape must be a finite number >= 0, or a mapping to some, got -1.0"),
         ({"depth": {"fc": float("nan")}}, "depth of 'fc' must be a finite number >= 0, got nan"),
         ({"filter": 1.0, "mode": "prox"}, "mode must be one of proximal, subgradient, got 'prox'"),
+        ({"filter": 1.0, "least": {"shape": {"a": 1}}}, "least must be of kinds with a factor, got 'shape'"),
+        ({"filter": 1.0, "least": {"filter": {"a": 0}}}, "least filter of 'a' must be an int > 0, got 0"),
+        (
+            {"filter": 1.0, "least": {"filter": {"a": 1}}, "mode": "subgradient"},
+            "least must be None in mode 'subgradient', got {'filter': {'a': 1}}",
+        ),
         ({"filter": 1.0, "zero_below": float("inf")}, "zero_below must be a finite number >= 0, got inf"),
     ],
 )

@@ -52,6 +52,9 @@ class StructuredConfig:
         sqrt_size: multiply the factors by the square root of the numbers in a group, as the group lasso of statistics
             and, from layer to layer, the authors' prototxt files; their formulas do not.
         zero_below: the authors' ZEROUT_THRESHOLD; "subgradient" only.
+        least: {kind: {name or pattern: count}}, "proximal" only. This kind's factor leaves a layer as many of its
+            groups; when no more are left, they are pressed no further, and the others stay at zero. So the factors need
+            only be large enough, whereas how many groups a factor alone leaves differs from seed to seed.
 
     A grouped convolution has channels and shapes in each of its groups: it is as many convolutions.
     """
@@ -64,20 +67,28 @@ class StructuredConfig:
     mode: Mode = "proximal"
     sqrt_size: bool = False
     zero_below: float = 1e-4
+    least: Mapping[str, Mapping[str, int]] | None = None
 
     def __post_init__(self) -> None:
-        for field in FIELDS:
-            factor = getattr(self, field)
+        for kind in FIELDS:
+            factor = getattr(self, kind)
             if isinstance(factor, Mapping):
-                object.__setattr__(self, field, dict(factor))  # a copy: frozen
+                object.__setattr__(self, kind, dict(factor))  # a copy: frozen
                 for layer, number in factor.items():
-                    _require(_is_factor(number), f"{field} of {layer!r}", "be a finite number >= 0", number)
+                    _require(_is_factor(number), f"{kind} of {layer!r}", "be a finite number >= 0", number)
             else:
-                _require(_is_factor(factor), field, "be a finite number >= 0, or a mapping to some", factor)
+                _require(_is_factor(factor), kind, "be a finite number >= 0, or a mapping to some", factor)
         positive = [f for f in FIELDS for x in [getattr(self, f)] if any(x.values() if isinstance(x, dict) else [x])]
         _require(bool(positive), "one of " + ", ".join(FIELDS), "be above 0", 0.0)
         _require(self.mode in get_args(Mode), "mode", f"be one of {', '.join(get_args(Mode))}", self.mode)
         _require(_is_factor(self.zero_below), "zero_below", "be a finite number >= 0", self.zero_below)
+        if self.least is not None:
+            _require(self.mode == "proximal", "least", "be None in mode 'subgradient'", self.least)
+            for kind, counts in self.least.items():
+                _require(kind in FIELDS and bool(getattr(self, kind)), "least", "be of kinds with a factor", kind)
+                for layer, count in counts.items():
+                    _require(isinstance(count, int) and count > 0, f"least {kind} of {layer!r}", "be an int > 0", count)
+            object.__setattr__(self, "least", {kind: dict(counts) for kind, counts in self.least.items()})
 
 
 def _is_factor(value: object) -> bool:
@@ -95,6 +106,8 @@ class _Layer:
     module: MaskedLinear | MaskedConv2d
     factors: dict[str, float]  # by field, those above 0
     masked: bool  # before the method came
+    least: dict[str, int]  # by field
+    settled: set[str]  # the fields whose groups are no more than that
 
     def parts(self, field: str, weight: Tensor) -> list[Tensor]:
         """A contiguous weight; of a grouped convolution those of its groups, where that matters."""
@@ -106,6 +119,31 @@ class _Layer:
         groups, weight = FIELDS[field][0], self.module.effective_weight().detach().contiguous()
         norms = [(part, group_norms(part, groups)) for part in self.parts(field, weight)]
         return torch.cat([spread(norm != 0, groups, part.dim()).expand_as(part) for part, norm in norms])
+
+    def shrink(self, field: str, weight: Tensor, thresholds: list[float]) -> None:
+        """Soft thresholds, a number for each part. The first step that would leave no more than `least` settles it."""
+        groups, parts = FIELDS[field][0], self.parts(field, weight)
+        least = self.least.get(field, 0)
+        if least:
+            norms = [group_norms(part, groups) for part in parts]
+            over = [norm.flatten() - threshold for norm, threshold in zip(norms, thresholds, strict=True)]
+            if int((torch.cat(over) > 0).sum()) <= least:
+                return self.settle(field, weight, norms)
+        for part, threshold in zip(parts, thresholds, strict=True):
+            group_soft_threshold_(part, groups, threshold)
+        return None
+
+    def settle(self, field: str, weight: Tensor, norms: list[Tensor]) -> None:
+        """Zero all groups but the `least` largest, for good."""
+        groups, flat = FIELDS[field][0], torch.cat([norm.flatten() for norm in norms])
+        largest = torch.zeros_like(flat, dtype=torch.bool)
+        largest[flat.topk(min(self.least[field], len(flat))).indices] = True
+        parts = zip(self.parts(field, weight), norms, largest.split([norm.numel() for norm in norms]), strict=True)
+        kept = [spread(keep.view_as(norm), groups, part.dim()).expand_as(part) for part, norm, keep in parts]
+        self.module.mask &= torch.cat(kept)
+        weight.masked_fill_(~self.module.mask, 0)
+        self.masked = True
+        self.settled.add(field)
 
     @contextmanager
     def writable(self) -> Iterator[Tensor]:
@@ -170,10 +208,14 @@ class StructuredSparsity(Method):
                         f"StructuredSparsity: optimizer must have the weight of layer {name!r}, whose steps set those "
                         f"of mode 'proximal', got {'one without' if optimizer else None}"
                     )
+        least = dict[str, dict[str, int]]()
+        for field, counts in (config.least or {}).items():
+            for name, _, count in select("StructuredSparsity", model, counts, "all"):
+                least.setdefault(name, {})[field] = int(count)
         self._layers = []
         for name, (plain, factors_of) in found.items():
             module = mask_(plain, mask_bias=False)
-            self._layers.append(_Layer(name, module, factors_of, not module.mask.all()))
+            self._layers.append(_Layer(name, module, factors_of, not module.mask.all(), least.get(name, {}), set()))
 
     @torch.no_grad()
     def add_gradients(self) -> None:
@@ -195,7 +237,7 @@ class StructuredSparsity(Method):
                 groups, shares = FIELDS[field][0], []
                 for part in layer.parts(field, weight):
                     norms = group_norms(part, groups)
-                    scale = torch.where(norms == 0, 0, self._weighted(factor, groups, part) / norms)
+                    scale = torch.where(norms == 0, 0, factor * self._scale(field, part) / norms)
                     shares.append(part * spread(scale, groups, part.dim()))
                 layer.module.weight.grad.add_(torch.cat(shares))
         self._added = True
@@ -220,10 +262,9 @@ class StructuredSparsity(Method):
                     weight.masked_fill_(weight.abs() < self.config.zero_below, 0)
                     continue
                 for field, factor in layer.factors.items():
-                    groups = FIELDS[field][0]
-                    for part in layer.parts(field, weight):
-                        threshold = lengths[layer.module.weight] * self._weighted(factor, groups, part)
-                        group_soft_threshold_(part, groups, threshold)
+                    if field not in layer.settled:
+                        length, parts = lengths[layer.module.weight] * factor, layer.parts(field, weight)
+                        layer.shrink(field, weight, [length * self._scale(field, part) for part in parts])
 
     @torch.no_grad()
     def finish(self) -> Summary:
@@ -243,7 +284,8 @@ class StructuredSparsity(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """Whether it is finished, and of which layers; what is zero is in the model's weights and masks."""
-        return {"finished": self.finished, "layers": [layer.name for layer in self._layers]}
+        settled = {layer.name: sorted(layer.settled) for layer in self._layers if layer.settled}
+        return {"finished": self.finished, "layers": [layer.name for layer in self._layers], "settled": settled}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from `state_dict()`. Load the model's own state_dict as well, before or after.
@@ -255,17 +297,20 @@ class StructuredSparsity(Method):
         if given != names:
             raise ValueError(f"StructuredSparsity: state_dict must be of the layers {names}, got {given}")
         self.finished = state_dict["finished"]
+        for layer in self._layers:
+            layer.settled = set(state_dict["settled"].get(layer.name, ()))
+            layer.masked = layer.masked or bool(layer.settled)
         self._added = False
 
     def _require_unfinished(self, call: str) -> None:
         if self.finished:
             raise RuntimeError(f"StructuredSparsity: {call} must come before finish()")
 
-    def _weighted(self, factor: float, groups: Groups, part: Tensor) -> float:
+    def _scale(self, field: str, part: Tensor) -> float:
         if not self.config.sqrt_size:
-            return factor
-        count = math.prod(part.shape[i] for i in kept_dims(groups, part.dim()))
-        return factor * math.sqrt(part.numel() / count)
+            return 1.0
+        count = math.prod(part.shape[i] for i in kept_dims(FIELDS[field][0], part.dim()))
+        return math.sqrt(part.numel() / count)
 
     def _step_lengths(self) -> dict[Tensor, float]:
         groups = self.optimizer.param_groups if self.optimizer else []
