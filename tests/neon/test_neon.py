@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +33,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             pytest.skip(f"no {tool}")
     folder = tmp_path_factory.mktemp("neon")
     program = folder / "driver"
-    sources = [Path(__file__).parent / "driver.cpp", *KERNELS]
-    warnings = ["-Wall", "-Wextra", "-Werror"]
-    subprocess.run([compiler, *kernel_flags("neon"), *warnings, "-static", *sources, "-o", program], check=True)
+    flags = [*kernel_flags("neon"), "-Wall", "-Wextra", "-Werror"]
+
+    def compiled(source: Path) -> Path:
+        to = folder / f"{source.stem}.o"
+        subprocess.run([compiler, *flags, "-c", source, "-o", to], check=True)
+        return to
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, [*KERNELS, Path(__file__).parent / "driver.cpp"]))
+    subprocess.run([compiler, "-static", *objects, "-o", program], check=True)
     return partial(call, [emulator, program] if emulator else [program], folder)
 
 
