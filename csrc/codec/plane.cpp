@@ -221,6 +221,7 @@ Plane Plane::read(Source& in, uint64_t n, const char* what) {
 }
 
 void Plane::put(Encoder& out, int lanes, const Bits& bits) const {
+  out.reserve(size_ + row_.of.size() + column_.of.size());
   for (uint64_t r = size_ / columns_; r-- > 0;)
     for (uint64_t c = columns_; c-- > 0;) {
       const uint8_t* b = bits.data() + r * columns_ + c;

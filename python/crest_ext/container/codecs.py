@@ -18,6 +18,7 @@ from crest_ext.container.index import DEFLATED, EXPANSION, RANS, RAW, SPARSE, St
 
 Bytes = NDArray[np.uint8]
 LARGE = 1 << 20  # bytes, from which on no time is spent on trying
+LOOK = 1 << 15  # elements: their planes are as long as deflate's memory
 
 
 def encode(tensor: Tensor, columns: int | None = None) -> tuple[int, bytes | memoryview]:
@@ -32,7 +33,7 @@ def encode(tensor: Tensor, columns: int | None = None) -> tuple[int, bytes | mem
     if data.nbytes <= EXPANSION * len(coded):
         choices.append((RANS, coded))
     # Deflate finds repeats, which models of single values do not; a quick look at the start says whether there are any.
-    start = _shuffle(data[:LARGE], itemsize)
+    start = _shuffle(data[: LOOK * itemsize], itemsize)
     quick = len(zlib.compress(start.data, 1)) * data.nbytes / start.nbytes
     if quick < len(choices[-1][1]):
         choices.append((DEFLATED, _deflate(_shuffle(data, itemsize))))
