@@ -149,6 +149,21 @@ def test_frozen_layers_stay(data: Dataset) -> None:
         train.run(recipe, model, data)
 
 
+@pytest.mark.parametrize(
+    "method", ["surgery: {c_rate: 1, ramp: 2}", "quantize: {lam: 0.01}", "quantize: {lam: {'*': 0.01}}"]
+)
+def test_methods_leave_frozen_layers_alone(data: Dataset, method: str) -> None:
+    model = network()
+    before = model[0].weight.clone()
+    text = f"phases: [{{name: a, iterations: 5, lr: 0.1, freeze: ['0*'], {method}}}]"
+    train.run(parse_recipe(text, "r"), model, data)
+    assert torch.equal(model[0].weight, before)
+    assert type(model[0]) is nn.Linear
+    assert len(model[2].weight.unique()) < model[2].weight.numel()
+    with pytest.raises(ValueError, match=r"^recipe: phase a: freeze must leave a layer to (Surgery|Quantize)$"):
+        train.run(parse_recipe(text.replace("0*", "*"), "r"), model, data)
+
+
 def test_fit_is_torch_sgd(data: Dataset) -> None:
     ours, theirs = network(), network()
     train.fit(ours, Loader(data.train, 50), 7, train.Cosine(0.1), momentum=0.8, weight_decay=0.01, bias_lr=2)

@@ -39,14 +39,11 @@ std::vector<uint8_t> wide_codes(const Counts& counts, uint64_t most) {
 
 }  // namespace
 
-uint64_t price(uint32_t freq) {
-  static const std::vector<uint64_t> prices = [] {
-    std::vector<uint64_t> p(kSlots + 1, uint64_t{64} << 16);
-    for (uint32_t f = 1; f <= kSlots; ++f) p[f] = uint64_t(std::lround(65536 * (kSlotBits - std::log2(double(f)))));
-    return p;
-  }();
-  return prices[freq];
-}
+const std::array<uint64_t, kSlots + 1> kPrices = [] {
+  std::array<uint64_t, kSlots + 1> p{uint64_t{64} << 16};
+  for (uint32_t f = 1; f <= kSlots; ++f) p[f] = uint64_t(std::lround(65536 * (kSlotBits - std::log2(double(f)))));
+  return p;
+}();
 
 // Frequencies in proportion to the weights, at least 1, with a sum of 4096: docs/format.md says exactly how.
 Alphabet Alphabet::of(std::vector<uint8_t> weights, bool wide) {

@@ -12,7 +12,8 @@ using Counts = std::vector<uint64_t>;  // how often each symbol occurs
 
 // 65536 * log2(4096 / freq): what one symbol of that frequency costs, in 1/65536 bit. Integers, so that every machine
 // makes the same choices. For freq 0, more than any choice can afford.
-uint64_t price(uint32_t freq);
+extern const std::array<uint64_t, kSlots + 1> kPrices;
+inline uint64_t price(uint32_t freq) { return kPrices[freq]; }
 
 class Alphabet {
  public:

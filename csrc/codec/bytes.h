@@ -108,7 +108,9 @@ class Sink {
   void byte(uint64_t value) { bytes.push_back(uint8_t(value)); }
 
   void word(uint64_t value, int count) {
-    for (int i = 0; i < count; ++i) byte(value >> 8 * i);
+    uint8_t little[8];
+    for (int i = 0; i < 8; ++i) little[i] = uint8_t(value >> 8 * i);  // one store
+    bytes.insert(bytes.end(), little, little + count);
   }
 
   void varint(uint64_t value) {
@@ -116,17 +118,22 @@ class Sink {
     byte(value);
   }
 
+  // At most 64; the others are 0.
   void bits(uint64_t value, int count) {
-    if (count > 56) {
+    if (count > 32) {
       bits(low(value, 32), 32);
       return bits(value >> 32, count - 32);
     }
     window_ |= value << used_;
-    for (used_ += count; used_ >= 8; used_ -= 8, window_ >>= 8) byte(window_);
+    used_ += count;
+    if (used_ < 32) return;
+    word(window_, 4);
+    window_ >>= 32;
+    used_ -= 32;
   }
 
   void finish() {
-    if (used_) byte(window_);
+    for (; used_ > 0; used_ -= 8, window_ >>= 8) byte(window_);
   }
 
  private:

@@ -28,11 +28,12 @@ struct Tally {
   }
   uint64_t cost(uint32_t freq) const { return ones * price(freq) + (all - ones) * price(kSlots - freq); }
 
-  // The best probability to store.
+  // The best probability to store: the last of at most that of the rarer bit, or the one after it.
   uint8_t code() const {
     const uint64_t rare = std::min(ones, all - ones);
-    uint8_t code = 1;
-    while (code + 1 < kCodes && slots(code + 1) * all <= rare * kSlots) ++code;
+    const uint64_t most = all ? std::max<uint64_t>(1, rare * kSlots / all) : kSlots / 2;
+    const int octave = most < 8 ? 0 : 60 - __builtin_clzll(most);
+    const uint8_t code = uint8_t(uint64_t(8 * octave) + (most >> octave));
     const uint8_t side = 2 * ones > all ? kMostlyOnes : 0, more = std::min<uint8_t>(code + 1, kCodes - 1);
     return side | (cost(codec::ones(side | more)) < cost(codec::ones(side | code)) ? more : code);
   }
@@ -50,11 +51,22 @@ Plane::Classes group(const Counts& kept, uint64_t each, size_t count) {
   for (int round = 0; round < 6; ++round) {
     std::array<Tally, kMaxClasses> tally{};
     for (size_t i = 0; i < kept.size(); ++i) tally[c.of[i]] += {each, kept[i]};
-    std::array<uint32_t, kMaxClasses> freq{};
-    for (size_t k = 0; k < count; ++k) freq[k] = ones(tally[k].code());
-    for (size_t i = 0; i < kept.size(); ++i)
+    std::array<uint64_t, kMaxClasses> one{}, zero{};  // the price of either bit
+    for (size_t k = 0; k < count; ++k) {
+      const uint32_t freq = ones(tally[k].code());
+      one[k] = price(freq);
+      zero[k] = price(kSlots - freq);
+    }
+    bool moved = false;
+    for (size_t i = 0; i < kept.size(); ++i) {
+      const auto cost = [&](size_t k) { return kept[i] * one[k] + (each - kept[i]) * zero[k]; };
+      uint8_t best = c.of[i];
       for (uint8_t k = 0; k < count; ++k)
-        if (Tally{each, kept[i]}.cost(freq[k]) < Tally{each, kept[i]}.cost(freq[c.of[i]])) c.of[i] = k;
+        if (cost(k) < cost(best)) best = k;
+      moved |= best != c.of[i];
+      c.of[i] = best;
+    }
+    if (!moved) break;
   }
   c.count = int(count);
   return c;
@@ -103,7 +115,8 @@ uint64_t find_lag(const Bits& bits, uint64_t columns) {
         both += uint64_t(__builtin_popcountll(words[j] & (words[j] << lag | words[j - 1] >> (64 - lag))));
     else
       for (uint64_t i = 0; i < n; ++i) both += bits.data()[i] & bits.data()[int64_t(i) - int64_t(columns)];
-    const uint64_t cost = Tally{total, both}.cost() + Tally{n - total, total - both}.cost();
+    // The first bits come after none, so there may be more ones after a 0 than zeros.
+    const uint64_t cost = Tally{total, both}.cost() + Tally{std::max(n - total, total - both), total - both}.cost();
     if (cost >= least) continue;
     least = cost;
     best = distance;
@@ -158,7 +171,7 @@ Plane Plane::fit(const Bits& bits, uint64_t columns) {
           for (int left = 0; left <= p.left_; ++left) {
             const Tally& t = merged[context(row, column, lag, left)];
             p.codes_.push_back(t.code());
-            cost += t.cost();
+            cost += (uint64_t{8} << 16) + t.cost(ones(p.codes_.back()));
           }
     if (cost >= least) continue;
     least = parts ? cost : cost - cost / 256;  // without contexts decoding is much faster
@@ -221,6 +234,7 @@ Plane Plane::read(Source& in, uint64_t n, const char* what) {
 }
 
 void Plane::put(Encoder& out, int lanes, const Bits& bits) const {
+  out.reserve(size_ + row_.of.size() + column_.of.size());
   for (uint64_t r = size_ / columns_; r-- > 0;)
     for (uint64_t c = columns_; c-- > 0;) {
       const uint8_t* b = bits.data() + r * columns_ + c;

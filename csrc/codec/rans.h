@@ -18,34 +18,41 @@ class Encoder {
  public:
   Encoder() { state_.fill(kLow); }
 
+  // Has to come before so many symbols are put.
+  void reserve(uint64_t symbols) {
+    if (words_.size() < count_ + symbols) words_.resize(count_ + symbols);
+  }
+
+  // No branch: whether a word is due can hardly be predicted.
   void put(int lane, uint32_t freq, uint32_t start) {
-    uint32_t& x = state_[lane];
-    if (x >= uint64_t{freq} << (32 - kSlotBits)) {
-      push(x);
-      x >>= 16;
-    }
-    x = (x / freq << kSlotBits) + x % freq + start;
+    uint32_t x = state_[lane];
+    words_[count_] = uint16_t(x);
+    const bool due = x >= uint64_t{freq} << (32 - kSlotBits);
+    count_ += due;
+    x >>= 16 * due;
+    state_[lane] = (x / freq << kSlotBits) + x % freq + start;
   }
 
   // A bit that is 1 in `freq` of the slots.
-  void put_bit(int lane, uint32_t freq, bool bit) { bit ? put(lane, freq, 0) : put(lane, kSlots - freq, freq); }
+  void put_bit(int lane, uint32_t freq, bool bit) {
+    const uint32_t other = kSlots - freq;
+    put(lane, bit ? freq : other, bit ? 0 : freq);
+  }
 
   void finish(int lanes, Bytes& out) {
+    reserve(2 * uint64_t(lanes));
     for (int lane = lanes; lane-- > 0;) {
-      push(state_[lane]);
-      push(state_[lane] >> 16);
+      words_[count_++] = uint16_t(state_[lane]);
+      words_[count_++] = uint16_t(state_[lane] >> 16);
     }
-    out.insert(out.end(), words_.begin(), words_.end());
+    const auto* bytes = reinterpret_cast<const uint8_t*>(words_.data());
+    out.insert(out.end(), bytes, bytes + 2 * count_);
   }
 
  private:
-  void push(uint32_t word) {
-    words_.push_back(uint8_t(word));
-    words_.push_back(uint8_t(word >> 8));
-  }
-
   std::array<uint32_t, kMaxLanes> state_;
-  Bytes words_;
+  std::vector<uint16_t> words_;  // little-endian, as the machine
+  uint64_t count_ = 0;           // of words
 };
 
 // step(lane, i) for i below n, the lanes in turn. Lanes are constants to the compiler: it keeps the states in

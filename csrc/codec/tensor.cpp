@@ -31,16 +31,17 @@ template <class Word>
 Bytes encode(const uint8_t* data, uint64_t n, Format format, uint64_t columns) {
   const Word minus = sign<Word>(format);
   Bits mask(n, Plane::margin(columns));
-  std::vector<Word> kept;
-  uint64_t negative = 0;
-  for (uint64_t i = 0; i < n; ++i) {
+  std::vector<Word> kept(n);
+  uint64_t negative = 0, count = 0;
+  for (uint64_t i = 0; i < n; ++i) {  // without a branch: what is kept can hardly be predicted
     const Word w = load<Word>(data, i);
-    mask.data()[i] = Word(w & Word(~minus)) != 0;
-    if (mask.data()[i])
-      kept.push_back(w);
-    else
-      negative += w != 0;
+    const bool keep = Word(w & Word(~minus)) != 0;
+    mask.data()[i] = keep;
+    kept[count] = w;
+    count += keep;
+    negative += !keep & (w != 0);
   }
+  kept.resize(count);
   const bool boolean = format.kind == Format::boolean, masked = boolean || kept.size() < n;
   const int lanes = n < kManyElements ? 1 : kMaxLanes;
   Sink out;

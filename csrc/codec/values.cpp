@@ -5,7 +5,6 @@
 namespace crest::codec {
 namespace {
 
-constexpr size_t kSample = 1 << 16;
 constexpr uint64_t kMaxFirst = uint64_t{1} << 62;  // what a varint is sure to hold
 
 template <class Word>
@@ -34,109 +33,147 @@ uint64_t octave_symbol(uint64_t z) {
 int octave_bits(uint64_t symbol) { return symbol < 16 ? 0 : int((symbol - 16) / 4) + 2; }
 uint64_t octave_base(uint64_t symbol) { return symbol < 16 ? symbol : (4 + symbol % 4) << octave_bits(symbol); }
 
-// All words that occur, or none if they are more than an alphabet holds.
+// A hash table that numbers words as they come.
+template <class Word>
+class Numbers {
+ public:
+  explicit Numbers(const std::vector<Word>& words) {
+    number_.fill(kNone);
+    for (Word w : words) (*this)(w);
+  }
+
+  // The number of a word; a new one gets the next. To be called for at most kMaxSymbols + 1 different words.
+  int operator()(Word w) {
+    size_t at = size_t(uint64_t{w} * 0x9e3779b97f4a7c15 >> 54);
+    while (number_[at] != kNone && word_[at] != w) at = (at + 1) % kPlaces;
+    if (number_[at] == kNone) {
+      word_[at] = w;
+      number_[at] = size_++;
+    }
+    return number_[at];
+  }
+
+ private:
+  static constexpr size_t kPlaces = 1024;  // four times as many as words
+  static constexpr int kNone = -1;
+  std::array<Word, kPlaces> word_{};
+  std::array<int, kPlaces> number_;
+  int size_ = 0;
+};
+
+// All words that occur, ascending, or none if they are more than an alphabet holds.
 template <class Word>
 std::vector<Word> distinct(const std::vector<Word>& words) {
+  Numbers<Word> number({});
   std::vector<Word> list;
   for (Word w : words) {
-    const auto at = std::lower_bound(list.begin(), list.end(), w);
-    if (at != list.end() && *at == w) continue;
+    if (size_t(number(w)) < list.size()) continue;
     if (list.size() == kMaxSymbols) return {};
-    list.insert(at, w);
+    list.push_back(w);
   }
+  std::sort(list.begin(), list.end());
   return list;
+}
+
+// How often each number occurs that the highest bits of a word make.
+template <class Word>
+Counts highest(const std::vector<Word>& words, int bits) {
+  Counts counts(size_t{1} << bits);
+  for (Word w : words) ++counts[w >> (kWidth<Word> - bits)];
+  return counts;
 }
 
 }  // namespace
 
 template <class Word>
-typename Values<Word>::Token Values<Word>::token(Word w) const {
+Values<Word>::Values(Split split, int shift, Word used) : split_(split), shift_(shift) {
+  while (trailing_ < shift && !(used >> trailing_ & 1)) ++trailing_;
+}
+
+template <class Word>
+template <class Each>
+void Values<Word>::split(const std::vector<Word>& words, Each each) const {
   constexpr Word sign = kTop<Word>;
-  switch (split_) {
-    case Split::top: return {(w >> shift_) - first_, low(w, shift_) >> trailing_, raw_bits()};
-    case Split::rotated: {
+  const int bits = raw_bits();
+  if (split_ == Split::top)
+    for (Word w : words) each((w >> shift_) - first_, low(w, shift_) >> trailing_, bits);
+  if (split_ == Split::rotated)
+    for (Word w : words) {
       const uint64_t rest = low(w, shift_) >> trailing_;
-      return {(Word(w & ~sign) >> shift_) - first_, rest | uint64_t{(w & sign) != 0} << (shift_ - trailing_),
-              raw_bits()};
+      each((Word(w & ~sign) >> shift_) - first_, rest | uint64_t{(w & sign) != 0} << (bits - 1), bits);
     }
-    case Split::zigzag: {
+  if (split_ == Split::zigzag)
+    for (Word w : words) {
       const Word z = zigzag(w);
       const uint64_t symbol = octave_symbol(z);
-      return {symbol - first_, low(z, octave_bits(symbol)), octave_bits(symbol)};
+      each(symbol - first_, low(z, octave_bits(symbol)), octave_bits(symbol));
     }
-    case Split::palette: break;
+  if (split_ == Split::palette) {
+    Numbers<Word> number(list_);
+    for (Word w : words) each(uint64_t(number(w)), 0, 0);
   }
-  return {uint64_t(std::lower_bound(list_.begin(), list_.end(), w) - list_.begin()), 0, 0};
 }
 
 template <class Word>
 Values<Word> Values<Word>::fit(const std::vector<Word>& words, bool floating) {
-  constexpr Word rest = Word(~kTop<Word>);
-  Word lowest = Word(-1), highest = 0, lowest_rest = rest, highest_rest = 0, used = 0;
-  uint64_t lowest_octave = ~uint64_t{0}, highest_octave = 0;
-  for (Word w : words) {
-    lowest = std::min(lowest, w);
-    highest = std::max(highest, w);
-    lowest_rest = std::min(lowest_rest, Word(w & rest));
-    highest_rest = std::max(highest_rest, Word(w & rest));
-    used |= w;
-    if (floating) continue;
-    lowest_octave = std::min(lowest_octave, octave_symbol(zigzag(w)));
-    highest_octave = std::max(highest_octave, octave_symbol(zigzag(w)));
-  }
-  std::vector<Values> models;
-  std::vector<uint64_t> sizes;
-  const auto propose = [&](Split split, int shift, uint64_t first, uint64_t last) {
-    if (last - first >= kMaxSymbols || first > kMaxFirst) return;
-    Values v;
-    v.split_ = split;
-    v.shift_ = shift;
-    v.first_ = first;
-    const uint64_t low_used = split == Split::rotated ? used & rest : used;
-    while (v.trailing_ < shift && !(low_used >> v.trailing_ & 1)) ++v.trailing_;
-    models.push_back(v);
-    sizes.push_back(last - first + 1);
-  };
-  // Floats: the exponent, whose bits are fewest in the formats of few bits, and up to 3 to 6 bits of the mantissa.
-  constexpr int width = kWidth<Word>, fewest = width == 8 ? 3 : width == 16 ? 5 : 8;
-  constexpr int most = width == 8 ? 7 : width == 64 ? 14 : 11;
-  for (int bits = fewest; floating && bits <= most; ++bits) {
-    const int shift = width - 1 - bits;
-    propose(Split::top, shift, lowest >> shift, highest >> shift);
-    propose(Split::rotated, shift, lowest_rest >> shift, highest_rest >> shift);
-  }
-  if (!floating) propose(Split::top, 0, lowest, highest);
-  if (!floating) propose(Split::zigzag, 0, lowest_octave, highest_octave);
-  if (const std::vector<Word> list = distinct(words); !list.empty()) {
-    propose(Split::palette, used ? __builtin_ctzll(used) : 0, 0, list.size() - 1);
-    models.back().list_ = list;
-    models.back().trailing_ = 0;
-  }
-  const auto tally = [&](const Values& v, size_t step, Counts& counts) {
-    uint64_t bits = 0;
-    for (size_t i = 0; i < words.size(); i += step) {
-      const Token t = v.token(words[i]);
-      ++counts[t.symbol];
-      bits += uint64_t(t.bits);
-    }
-    return bits << 16;
-  };
-  const size_t step = words.size() / kSample + 1;  // enough of them to choose by
-  size_t best = 0;
+  Values best(Split::top, 0, 0);
   uint64_t least = ~uint64_t{0};
-  for (size_t k = 0; k < models.size(); ++k) {
-    Counts counts(sizes[k]);
-    const uint64_t raw = tally(models[k], step, counts);
-    const uint64_t model = 8 * uint64_t(models[k].list_bytes()) * models[k].list_.size() << 16;
-    const uint64_t cost = raw + Alphabet::fit(counts).cost(counts) + model / step;
-    if (cost >= least) continue;
+  // counts[i]: of the number v.first_ + i. Those at both ends that do not occur get no symbol.
+  const auto propose = [&](Values v, const Counts& counts, uint64_t raw) {
+    const auto occurs = [](uint64_t count) { return count > 0; };
+    const auto begin = std::find_if(counts.begin(), counts.end(), occurs);
+    const Counts some(begin, std::find_if(counts.rbegin(), counts.rend(), occurs).base());
+    v.first_ += uint64_t(begin - counts.begin());
+    if (some.size() > kMaxSymbols || v.first_ > kMaxFirst) return;
+    v.alphabet_ = Alphabet::fit(some);
+    const uint64_t list = 8 * uint64_t(v.list_bytes()) * v.list_.size();
+    const uint64_t cost = ((raw + list) << 16) + v.alphabet_.cost(some);
+    if (cost > least) return;
     least = cost;
-    best = k;
+    best = std::move(v);
+  };
+  Word used = 0;
+  for (Word w : words) used |= w;
+  if (const std::vector<Word> list = distinct(words); !list.empty()) {
+    Values v(Split::palette, used ? __builtin_ctzll(used) : 0, 1);
+    v.list_ = list;
+    Counts counts(list.size());
+    v.split(words, [&](uint64_t symbol, uint64_t, int) { ++counts[symbol]; });
+    propose(v, counts, 0);
   }
-  Counts counts(sizes[best]);
-  tally(models[best], 1, counts);
-  models[best].alphabet_ = Alphabet::fit(counts);
-  return models[best];
+  if (floating) {
+    // The exponent, whose bits are fewest in the formats of few bits, and up to 3 to 6 bits of the mantissa.
+    constexpr int width = kWidth<Word>, fewest = width == 8 ? 3 : width == 16 ? 5 : 8;
+    constexpr int most = width == 8 ? 7 : width == 64 ? 14 : 11;
+    Counts top = highest(words, 1 + most);
+    for (int bits = most; bits >= fewest; --bits) {
+      Counts rotated(top.begin(), top.begin() + (1 << bits));
+      for (size_t i = 0; i < rotated.size(); ++i) rotated[i] += top[rotated.size() + i];
+      const int shift = width - 1 - bits;
+      const Values r(Split::rotated, shift, Word(used & ~kTop<Word>)), t(Split::top, shift, used);
+      propose(r, rotated, words.size() * uint64_t(r.raw_bits()));
+      propose(t, top, words.size() * uint64_t(t.raw_bits()));
+      for (size_t i = 0; i < top.size() / 2; ++i) top[i] = top[2 * i] + top[2 * i + 1];
+      top.resize(top.size() / 2);
+    }
+  } else {
+    Values octaves(Split::zigzag, 0, 0);
+    Counts counts(octave_symbol(Word(-1)) + 1);
+    uint64_t raw = 0;
+    octaves.split(words, [&](uint64_t symbol, uint64_t, int bits) {
+      ++counts[symbol];
+      raw += uint64_t(bits);
+    });
+    propose(octaves, counts, raw);
+    const auto [lowest, highest] = std::minmax_element(words.begin(), words.end());
+    if (uint64_t{*highest} - *lowest >= kMaxSymbols) return best;
+    Values v(Split::top, 0, 0);
+    v.first_ = *lowest;
+    Counts plain(kMaxSymbols);
+    v.split(words, [&](uint64_t symbol, uint64_t, int) { ++plain[symbol]; });
+    propose(v, plain, 0);
+  }
+  return best;
 }
 
 template <class Word>
@@ -150,7 +187,7 @@ void Values<Word>::write(Sink& out) const {
 
 template <class Word>
 Values<Word> Values<Word>::read(Source& in) {
-  Values v;
+  Values v(Split::top, 0, 0);
   const uint8_t head = in.byte("values");
   v.split_ = Split(head >> 6);
   v.shift_ = head & 63;
@@ -177,12 +214,15 @@ Values<Word> Values<Word>::read(Source& in) {
 
 template <class Word>
 void Values<Word>::put(Encoder& out, Sink& raw, int lanes, const std::vector<Word>& words) const {
-  for (Word w : words) {
-    const Token t = token(w);
-    raw.bits(t.raw, t.bits);
-  }
+  Bytes symbols(words.size());
+  uint8_t* next = symbols.data();
+  split(words, [&](uint64_t symbol, uint64_t rest, int bits) {
+    *next++ = uint8_t(symbol);
+    raw.bits(rest, bits);
+  });
   raw.finish();
-  for (size_t i = words.size(); i-- > 0;) alphabet_.put(out, int(i % lanes), int(token(words[i]).symbol));
+  out.reserve(words.size());
+  for (size_t i = words.size(); i-- > 0;) alphabet_.put(out, int(i % lanes), symbols[i]);
 }
 
 template <class Word>

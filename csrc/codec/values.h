@@ -26,18 +26,18 @@ class Values {
   void take(Decoder& in, int lanes, uint8_t* out, uint64_t n) const;
 
  private:
-  struct Token {
-    uint64_t symbol, raw;
-    int bits;
-  };
-  Token token(Word word) const;
+  // used: all bits that occur in words, for their trailing zeros.
+  Values(Split split, int shift, Word used);
+  // each(symbol, raw bits, how many of these) for the words in their order.
+  template <class Each>
+  void split(const std::vector<Word>& words, Each each) const;
   int raw_bits() const { return split_ == Split::palette ? 0 : shift_ - trailing_ + (split_ == Split::rotated); }
   int list_bytes() const { return int(sizeof(Word)) - shift_ / 8; }  // of a word, as stored
   template <int lanes, Split split>
   void take_words(Decoder& in, uint8_t* out, uint64_t n) const;
 
-  Split split_ = Split::top;
-  int shift_ = 0;           // top, rotated: bits below the symbol; palette: bits that are 0 in every word
+  Split split_;
+  int shift_;               // top, rotated: bits below the symbol; palette: bits that are 0 in every word
   int trailing_ = 0;        // of these, how many are 0 in every word
   uint64_t first_ = 0;      // what symbol 0 stands for
   std::vector<Word> list_;  // palette: ascending

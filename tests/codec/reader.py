@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Sequence
 
@@ -140,6 +141,11 @@ def elements(codec: int, data: bytes, n: int, dtype: int) -> list[int]:
     if codec == 3:
         kind = "bool" if kind == "bool" else "int" if "int" in kind else "float"
         return read(data, n, 8 * size, kind)
+    if codec == 4:
+        form, width = "<f" if size == 4 else "<d", 8 * data[size]
+        (scale,) = struct.unpack(form, data[:size])
+        whole = [w - (w >> (width - 1) << width) for w in read(data[size + 1 :], n, width, "int")]
+        return [int.from_bytes(struct.pack(form, w * scale), "little") for w in whole]
     if codec == 1:
         planes = zlib.decompress(data, -15)
         step = len(planes) // size

@@ -154,8 +154,8 @@ def torch_file() -> bytes:
         ),
         (file(entry(b"", (0,), dtype=15)), "index: tensor 'x': dtype must be one of 0 to 14, got 15"),
         (
-            file(entry(b"", (0,), codec=4)),
-            "index: tensor 'x': codec must be one of 0 to 3, got 4: from a newer crest_ext",
+            file(entry(b"", (0,), codec=5)),
+            "index: tensor 'x': codec must be one of 0 to 4, got 5: from a newer crest_ext",
         ),
         (file(entry(b"", (1,) * 65)), "index: tensor 'x': rank must be at most 64, got 65$"),
         (file(entry(b"abc", (1,))), "index: tensor 'x': raw payload must have 4 bytes, got 3$"),

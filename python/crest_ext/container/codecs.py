@@ -13,44 +13,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crest_ext import _C
+from crest_ext.container import scaled
 from crest_ext.container.fields import Cursor, varint
-from crest_ext.container.index import DEFLATED, EXPANSION, RANS, RAW, SPARSE, Stream
+from crest_ext.container.index import DEFLATED, EXPANSION, RANS, RAW, SCALED, SPARSE, Stream
 
 Bytes = NDArray[np.uint8]
 LARGE = 1 << 20  # bytes, from which on no time is spent on trying
+LOOK = 1 << 15  # elements: their planes are as long as deflate's memory
 
 
 def encode(tensor: Tensor, columns: int | None = None) -> tuple[int, bytes | memoryview]:
     """The smallest payload of a tensor: its codec and its bytes. Rows of `columns`, by default those of the tensor."""
     if not tensor.numel():
         return RAW, b""
-    data, coded = _rans(tensor, columns or row(tensor))
+    data, coded = _coded(tensor, columns or row(tensor))
     itemsize = tensor.dtype.itemsize
     if tensor.dtype == torch.bool:
         data = np.packbits(data, bitorder="little")
     choices: list[tuple[int, bytes | memoryview]] = [(RAW, data.data)]
-    if data.nbytes <= EXPANSION * len(coded):
-        choices.append((RANS, coded))
+    choices += [(codec, payload) for codec, payload in coded if data.nbytes <= EXPANSION * len(payload)]
     # Deflate finds repeats, which models of single values do not; a quick look at the start says whether there are any.
-    start = _shuffle(data[:LARGE], itemsize)
+    start = _shuffle(data[: LOOK * itemsize], itemsize)
     quick = len(zlib.compress(start.data, 1)) * data.nbytes / start.nbytes
-    if quick < len(choices[-1][1]):
+    if quick < min(len(payload) for _, payload in choices):
         choices.append((DEFLATED, _deflate(_shuffle(data, itemsize))))
     return min(choices, key=lambda choice: len(choice[1]))
 
 
-def estimate(tensor: Tensor, columns: int) -> int:
-    """About the bytes of a payload, at most so many, sooner than by encoding with every codec."""
+def estimate(tensor: Tensor, columns: int) -> tuple[int, int]:
+    """A codec and about the bytes of its payload, at most so many, sooner than by encoding with every codec."""
     if not tensor.numel():
-        return 0
-    data, coded = _rans(tensor, columns)
-    return min(data.nbytes, len(coded))
+        return RAW, 0
+    data, coded = _coded(tensor, columns)
+    sizes = [(RAW, data.nbytes), *((codec, len(payload)) for codec, payload in coded)]
+    return min(sizes, key=lambda size: size[1])
 
 
-def _rans(tensor: Tensor, columns: int) -> tuple[Bytes, bytes]:
-    """The bytes of the elements, as they are and coded."""
-    data: Bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return data, _C.encode_tensor(data, _kind(tensor.dtype), tensor.dtype.itemsize, columns)
+def _coded(tensor: Tensor, columns: int) -> tuple[Bytes, list[tuple[int, bytes]]]:
+    """The bytes of the elements, and payloads of entropy-coded ones."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data: Bytes = flat.view(torch.uint8).numpy()
+    payloads = [(RANS, _C.encode_tensor(data, _kind(tensor.dtype), tensor.dtype.itemsize, columns))]
+    if found := scaled.factor(flat):
+        payloads.append((SCALED, scaled.encode(*found, columns)))
+    return data, payloads
 
 
 def row(tensor: Tensor) -> int:
@@ -62,12 +68,11 @@ def decode(stream: Stream, payload: bytearray | memoryview, out: Tensor, where: 
     """Write the elements of a payload whose CRC matches to `out`: (numel,); dtype of the stream."""
     if stream.numel == 0:
         return
-    view: Bytes = out.view(torch.uint8).numpy()
     if stream.codec == RANS:
-        try:
-            _C.decode_tensor(payload, view, _kind(stream.dtype), stream.dtype.itemsize)
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from None
+        scaled.rans(payload, out, _kind(stream.dtype), where)
+        return
+    if stream.codec == SCALED:
+        scaled.decode(payload, out, where)
         return
     data: bytearray | memoryview | Bytes = payload
     itemsize = 1 if stream.dtype == torch.bool else stream.dtype.itemsize
@@ -81,6 +86,7 @@ def decode(stream: Stream, payload: bytearray | memoryview, out: Tensor, where: 
         if bits[stream.numel :].any():
             raise ValueError(f"{where}: bits after the last bool must be 0")
         found = bits[: stream.numel]
+    view: Bytes = out.view(torch.uint8).numpy()
     view[:] = found
 
 

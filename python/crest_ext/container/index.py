@@ -27,8 +27,8 @@ DTYPES = {
     14: torch.float8_e5m2,
 }
 DTYPE_IDS = {dtype: number for number, dtype in DTYPES.items()}
-RAW, DEFLATED, SPARSE, RANS = range(4)
-CODECS = {RAW: "raw", DEFLATED: "deflated", SPARSE: "sparse", RANS: "rans"}
+RAW, DEFLATED, SPARSE, RANS, SCALED = range(5)
+CODECS = {RAW: "raw", DEFLATED: "deflated", SPARSE: "sparse", RANS: "rans", SCALED: "scaled"}
 
 EXPANSION = 1032  # What deflate can reach; rans could do more. No stream may be larger than this times its payload.
 MAX_RANK = 64
@@ -125,6 +125,8 @@ def check_stream(stream: Stream, end: int, where: str) -> Stream:
         refuse(where, f"raw payload must have {nbytes} bytes, got {length}")
     if stream.codec == SPARSE and stream.dtype == torch.bool:
         refuse(where, "a bool tensor must not be sparse")
+    if stream.codec == SCALED and stream.dtype not in (torch.float32, torch.float64):
+        refuse(where, f"a scaled tensor must be float32 or float64, got {str(stream.dtype).removeprefix('torch.')}")
     if nbytes > EXPANSION * length:
         refuse(where, f"must be at most {EXPANSION} times its {length} bytes, got {nbytes}")
     return stream

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from crest_ext.container import codecs
+from crest_ext.container.index import RAW, SCALED
 from crest_ext.container.parallel import in_order
 
 SMALL = 1 << 18  # bytes, up to which a tensor may share a stream
@@ -23,6 +24,7 @@ ROW = 8  # bytes of a stream in the index
 class Pool:
     names: tuple[str, ...]
     cost: int = 0
+    codec: int = RAW
 
 
 def joined(tensors: Sequence[Tensor]) -> tuple[Tensor, int]:
@@ -69,7 +71,8 @@ def plan(tensors: Mapping[str, Tensor], threads: int) -> list[tuple[str, ...]]:
 def _try(names: Iterable[str], tensors: Mapping[str, Tensor]) -> Pool:
     """These in one stream."""
     names = tuple(sorted(names, key=str.encode))
-    return Pool(names, ROW + codecs.estimate(*joined([tensors[n] for n in names])))
+    codec, size = codecs.estimate(*joined([tensors[n] for n in names]))
+    return Pool(names, ROW + size, codec)
 
 
 def _bytes(names: Iterable[str], tensors: Mapping[str, Tensor]) -> int:
@@ -90,7 +93,8 @@ def _pool(names: Sequence[str], tensors: Mapping[str, Tensor]) -> list[Pool]:
 
 def _merge(pools: Sequence[Pool], tensors: Mapping[str, Tensor]) -> list[Pool]:
     """Tiny pools of different kinds join where that is smaller: the one that gains most, or none."""
-    done = [pool for pool in pools if _bytes(pool.names, tensors) > TINY]
+    # Those with a scale are left alone: others have another.
+    done = [pool for pool in pools if _bytes(pool.names, tensors) > TINY or pool.codec == SCALED]
     tiny: list[Pool] = []
     for pool in (pool for pool in pools if pool not in done):
         tries = [(_try(other.names + pool.names, tensors), i) for i, other in enumerate(tiny)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -16,6 +16,7 @@ from torch import nn
 from crest_ext.container import load_file, load_model, safe_open, save_model
 from crest_ext.data import Dataset, Loader
 from crest_ext.methods import Quantize, Surgery
+from crest_ext.methods.select import Kind, select
 from crest_ext.nn import Masked, mask_
 from crest_ext.nn.masked import reason_not_to_mask
 from crest_ext.train.fit import Batches, Report, bake, evaluate, fit
@@ -82,10 +83,8 @@ def run(
             before = time.perf_counter()
             train, test = loaders(data, phase.batch_size, 1000 * seed + number)
             bake(model)
-            surgery, quantize = None, Quantize(model, phase.quantize) if phase.quantize else None
-            if phase.surgery:
-                surgery = Surgery(model, replace(phase.surgery, seed=phase.surgery.seed + seed))
             with _frozen(model, phase):
+                surgery, quantize = _methods(model, phase, seed)
                 fit(
                     model,
                     train,
@@ -124,6 +123,24 @@ def _channels_last(model: nn.Module) -> Iterator[None]:
     finally:
         for module in convolutions:
             module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def _methods(model: nn.Module, phase: Phase, seed: int) -> tuple[Surgery | None, Quantize | None]:
+    """The phase's method, on the layers that are not frozen."""
+
+    def trained(who: str, values: float | Mapping[str, float], kind: Kind) -> dict[str, float]:
+        chosen = select(who, model, values, kind)
+        found = {name: value for name, layer, value in chosen if layer.weight.requires_grad}
+        if not found:
+            raise ValueError(f"recipe: phase {phase.name}: freeze must leave a layer to {who}")
+        return found
+
+    if phase.surgery:
+        c_rate = trained("Surgery", phase.surgery.c_rate, phase.surgery.kind)
+        return Surgery(model, replace(phase.surgery, c_rate=c_rate, seed=phase.surgery.seed + seed)), None
+    if phase.quantize:
+        return None, Quantize(model, replace(phase.quantize, lam=trained("Quantize", phase.quantize.lam, "all")))
+    return None, None
 
 
 @contextmanager

@@ -1,0 +1,143 @@
+"""The whole file of CIFAR-10's ResNet-20 at a stated loss: surgery and quantisation of given weights.
+
+    CREST_DATA=folder python bench/papers/size_resnet.py --seeds 0
+
+Takes trained weights from $CREST_DATA/weights/resnet20.safetensors (or --weights) and about 20 minutes a seed on an
+idle core with AMX. What is finished is kept in --work and not run again. Writes results/size_resnet20.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from size import RESULTS, Goal, Run, section
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crest_ext import data, train
+from crest_ext.container import load_model, save_model
+from crest_ext.methods import Quantize, QuantizeConfig, Surgery, SurgeryConfig
+from crest_ext.models import create_model
+
+BATCH = 128
+EPOCH = 50_000 // BATCH  # steps
+MARGIN = 4  # pixels of black around an image, out of which it is cropped again
+SURGERY = SurgeryConfig({"layer*": 0.6, "conv1": -0.5, "linear": -0.5}, c_start=-1, ramp=2 * EPOCH, iter_stop=4 * EPOCH)
+SURGERY_EPOCHS, SURGERY_RATE = 6, 0.02
+QUANTIZE = QuantizeConfig(0.04, ramp=2 * EPOCH)
+QUANTIZE_EPOCHS, QUANTIZE_RATE = 5, 0.01
+DECAY = 1e-4
+
+
+class Crops:
+    """Batches of standardised images, mirrored and shifted at random. Iterating is one epoch."""
+
+    def __init__(self, split: data.Split, seed: int) -> None:
+        self.loader = data.Loader(split, BATCH, shuffle=True, seed=seed)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in self.loader:
+            n, _, _, side = x.shape
+            down, right, mirrored = (torch.randint(k, (n,), generator=self.generator) for k in (9, 9, 2))
+            windows = F.pad(x, (MARGIN,) * 4).unfold(2, side, 1).unfold(3, side, 1)
+            x = windows[torch.arange(n), :, down, right]
+            x = torch.where(mirrored.bool().view(-1, 1, 1, 1), x.flip(3), x)
+            yield standardized(x), y
+
+
+def standardized(x: Tensor) -> Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.CIFAR10_MEAN, data.CIFAR10_STD))
+    return ((x.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+class InBfloat16(nn.Module):
+    """What is trained: twice as fast where the processor has AMX. Parameters and sums stay float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.network(x).float()
+
+
+def fit(network: nn.Module, batches: Crops, epochs: int, rate: float, method: Surgery | Quantize) -> None:
+    def show(now: train.Progress) -> None:
+        print(f"{type(method).__name__}: {now.iteration} of {now.iterations}, loss {now.loss:.3f}", flush=True)
+
+    methods = {"surgery": method} if isinstance(method, Surgery) else {"quantize": method}
+    schedule = train.Cosine(rate)
+    model = InBfloat16(network)
+    train.fit(model, batches, epochs * EPOCH, schedule, weight_decay=DECAY, progress=show, **methods)
+    print(method.finish(), flush=True)
+    train.bake(network)
+
+
+@torch.no_grad()
+def round_norms(network: nn.Module) -> None:
+    """What BatchNorm has learnt and measured, in bfloat16's precision: 9 KB become 4."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for t in (module.weight, module.bias, module.running_mean, module.running_var):
+                t.copy_(t.bfloat16())
+
+
+def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
+    done, pruned = work / f"resnet20_{seed}.json", work / f"resnet20_{seed}_pruned.crest"
+    if done.exists():
+        return Run(**json.loads(done.read_text()))
+    test = data.Loader(data.Split(standardized(images.test.x), images.test.y), 250)
+    torch.manual_seed(seed)
+    network = create_model("resnet20").to(memory_format=torch.channels_last)
+    if not pruned.exists():
+        network.load_state_dict(load_file(weights))
+        print(f"given weights: {train.evaluate(network, test):.2%}", flush=True)
+        fit(network, Crops(images.train, seed), SURGERY_EPOCHS, SURGERY_RATE, Surgery(network, SURGERY))
+        save_model(network, pruned)
+    network = create_model("resnet20").to(memory_format=torch.channels_last)
+    train.restore(network, pruned)
+    before, start = train.evaluate(network, test), time.perf_counter()
+    fit(network, Crops(images.train, 1000 + seed), QUANTIZE_EPOCHS, QUANTIZE_RATE, Quantize(network, QUANTIZE))
+    round_norms(network)
+    path = done.with_suffix(".crest")
+    save_model(network, path)
+    loaded = create_model("resnet20")
+    load_model(loaded, path)
+    seconds, error = time.perf_counter() - start, train.evaluate(loaded, test)
+    result = Run(seed, before, error, *train.count(loaded), path.stat().st_size, seconds)
+    print(result, flush=True)
+    done.write_text(json.dumps(asdict(result)))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    folder = Path(os.environ.get("CREST_DATA") or ".")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--data", type=Path, default=folder, help="CIFAR-10's binary version; default $CREST_DATA")
+    parser.add_argument("--weights", type=Path, default=folder / "weights" / "resnet20.safetensors")
+    parser.add_argument("--work", type=Path, default=Path("build/papers"), help="where runs are kept")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    images = data.cifar10_bytes(args.data)
+    runs = [run(args.weights, images, seed, args.work) for seed in args.seeds]
+    goal = Goal("ResNet-20", 4 * runs[0].total // 20, 0.0877, (), "CIFAR-10")
+    command = f"python bench/papers/size_resnet.py --seeds {' '.join(map(str, args.seeds))}"
+    chosen = "nothing but the bytes: of one setting tried"
+    (RESULTS / "size_resnet20.json").write_text(json.dumps([section(goal, runs, command, chosen)], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
