@@ -32,7 +32,7 @@ constexpr int64_t small_side = 96;
 
 // A search for k vectors in q dimensions gives up after this many directions: by then the whole costs less.
 constexpr int64_t most_directions(int64_t q, int64_t k) {
-  const int64_t most = 6 * blocks(k) * block + 160, all = blocks(q) * block;
+  const int64_t most = 6 * blocks(k) * block + q / 2, all = blocks(q) * block;
   return most < all ? most : all;
 }
 constexpr bool worth_a_search(int64_t q, int64_t k) { return 6 * k <= q; }

@@ -140,20 +140,21 @@ inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r
       product<false>(A{1}, block, n, Rows<A>{of}, z, block, into, block);
       product<true>(A{-1}, n, block, Columns<A>{of}, into, block, z, block);
     }
-    bool again = pass == 0;
+    bool again = false;
     for (int j = 0; j < columns; ++j) {
       products_with_column(n, z, j, sums);
       const A left = sums[j], rounding = 64 * epsilon<A>;
-      if (!(left > rounding * rounding * size[j]) || left < A(1e-36)) {
+      const bool cancelled = left < A(0.01) * size[j];  // to a tenth: its rounding is ten times as large
+      if (!(left > rounding * rounding * size[j]) || left < A(1e-36) || (cancelled && pass + 1 == passes)) {
         if (!fresh[j]) ++lost;
         fresh[j] = true;
         const bool more = pass + 1 < passes;
         for (int64_t i = 0; i < n; ++i) z[i * block + j] = more ? static_cast<A>(random.next()) : A{0};
-        size[j] = static_cast<A>(n);
+        size[j] = static_cast<A>(n) / 3;
         again = again || more;
         continue;
       }
-      again = again || left < A(0.25) * size[j];
+      again = again || cancelled;
       const A norm = static_cast<A>(__builtin_sqrt(left)), inverse = 1 / norm;
       for (int i = 0; i < block; ++i) {
         scale[i] = i == j ? inverse : A{1};

@@ -136,9 +136,8 @@ inline Symmetric symmetric(int64_t n, Arena& arena) {
   s.a = arena.take<double>(n * ld);
   s.reflectors = arena.take<double>(n * ld);
   s.vectors = arena.take<double>(n * ld);
-  s.scratch = arena.take<double>(8 * ld);
+  s.scratch = arena.take<double>(3 * n * block + 6 * ld);
   s.values = arena.take<double>(ld);
-  s.order = arena.take<int64_t>(ld);
   return s;
 }
 
@@ -147,11 +146,9 @@ template <class A>
 inline void turn(int64_t n, const A* v, const Symmetric& s, int64_t count, A* out, A* some) {
   const int64_t from = blocks(s.n);
   for (int64_t b = 0; b < blocks(count); ++b) {
-    for (int64_t j = 0; j < block; ++j) {
-      const int64_t which = b * block + j;
-      const double* z = which < count ? s.found(which) : nullptr;
-      for (int64_t i = 0; i < from * block; ++i) some[i * block + j] = z && i < s.n ? static_cast<A>(z[i]) : A{0};
-    }
+    for (int64_t i = 0; i < from * block; ++i)
+      for (int64_t j = 0; j < block; ++j)
+        some[i * block + j] = i < s.n && b * block + j < count ? static_cast<A>(s.vector(i, b * block + j)) : A{0};
     A* to = out + b * n * block;
     for (int64_t f = 0; f < from; ++f) {
       const A *of = v + f * n * block, *factors = some + f * block * block;
@@ -161,18 +158,14 @@ inline void turn(int64_t n, const A* v, const Symmetric& s, int64_t count, A* ou
   }
 }
 
-// How many of the values, in descending order, are wanted and converged, or -1. error(i) bounds how far the i-th is
-// off.
+// Whether the `count` largest values of the n found are the wanted ones, and converged. error(i) bounds how far the i-th
+// is off; left: the sum of all values, of which those not found are part.
 template <class Error>
-inline int64_t settled(const Wanted& wanted, int64_t n, const Symmetric& s, double left, double floor, double unseen,
-                       double& worst, const Error& error) {
-  const auto value = [&](int64_t i) { return max(s.values[s.order[i]], 0.0); };
-  int64_t count = min(wanted.count, n);
-  if (wanted.least >= 0) {
-    count = 0;
-    while (count < n && value(count) > wanted.least) ++count;
-  }
-  if (count > n - 1) return worst = 1, -1;  // the next one must be known to be smaller
+inline bool settled(const Wanted& wanted, int64_t count, int64_t n, const Symmetric& s, double left, double floor,
+                    double unseen, double& worst, const Error& error) {
+  const auto value = [&](int64_t i) { return max(s.values[i], 0.0); };
+  worst = 1;
+  if (count > n - 1) return false;  // the next one must be known to be smaller
   double sum = left;
   for (int64_t i = 0; i < count; ++i) sum -= value(i);
   worst = 0;
@@ -190,12 +183,19 @@ inline int64_t settled(const Wanted& wanted, int64_t n, const Symmetric& s, doub
   } else {
     worst = max(worst, all / (wanted.tolerance * max(sum, 0.0) + floor));
   }
-  if (worst > 1) return -1;
+  if (worst > 1) return false;
   // A block sees as many equal values as it has columns: of more, some may be missing.
   for (int64_t i = 0; i + block <= count + 1 && i + block <= n; ++i)
-    if (value(i) - value(i + block - 1) <= 1e-4 * value(i) && value(i) > floor) return -1;
+    if (value(i) - value(i + block - 1) <= 1e-4 * value(i) && value(i) > floor) return false;
   const double smallest = wanted.least >= 0 ? wanted.least : count ? value(count - 1) : 0;
-  return unseen <= max(smallest, floor) ? count : -1;
+  return unseen <= max(smallest, floor);
+}
+
+// To base 2, to a tenth.
+inline double logarithm(double x) {
+  uint64_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return static_cast<double>(static_cast<int64_t>(bits >> 32)) * 0x1p-20 - 1023;
 }
 
 // Orthonormal v (blocks of q rows) that hold the wanted vectors, the largest first; returns how many, or -1: not found.
@@ -241,53 +241,41 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     const int64_t row = padded(m);
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < row; ++j) s.a[i * row + j] = projected[i * ld + j];
-    s.solve();
-    const double largest = max(s.values[s.order[0]], 0.0);
+    s.reduce();
+    const int64_t count = wanted.least >= 0 ? s.above(wanted.least) : min(wanted.count, m);
+    s.solve(min(count + 1, m));
+    const double largest = max(s.values[0], 0.0);
     double worst = 0;
-    int64_t done = 0, turned = 0;
     const auto error = [&](int64_t i) {
-      const double* z_i = s.vector(i) + m - block;
-      turned = max(turned, i + 1);
       double sum = 0;
       for (int a = 0; a < block; ++a) {
         double x = 0;
-        for (int c = a; c < block; ++c) x += static_cast<double>(r[a * block + c]) * z_i[c];
+        for (int c = a; c < block; ++c) x += static_cast<double>(r[a * block + c]) * s.vector(m - block + c, i);
         sum += x * x;
       }
       return __builtin_sqrt(sum);
     };
-    const int64_t count = settled(wanted, m, s, t.norm2, wanted.floor * largest + 1e-300, unseen, worst, error);
-    done = count;
-    if (m >= q && done < 0) {  // nothing is left outside
-      done = min(wanted.count, q);
-      if (wanted.least >= 0)
-        for (done = 0; done < q && s.values[s.order[done]] > wanted.least; ++done) {
-        }
-    }
-    if (done >= 0) {
-      if (done > most) return nowhere;
+    // At q directions nothing is left outside.
+    if (settled(wanted, count, m, s, t.norm2, wanted.floor * largest + 1e-300, unseen, worst, error) || m >= q) {
+      if (count > most) return nowhere;
       // Entries of the projected matrix are as far off as the largest rounds, which can mix what is found with the
       // rest.
-      if (sizeof(A) == 4 && done > 0) {
-        const double last = s.values[s.order[done - 1]], noise = epsilon<A> * largest;
-        const double gap = done < m ? last - s.values[s.order[done]] : last;
+      if (sizeof(A) == 4 && count > 0) {
+        const double last = s.values[count - 1], noise = epsilon<A> * largest;
+        const double gap = count < m ? last - s.values[count] : last;
         if (min(noise, noise * noise / gap) > wanted.tolerance * last) return drowned;
       }
-      for (int64_t i = turned; i < done; ++i) s.vector(i);
-      turn(q, basis, s, done, v, some);
-      return done;
+      turn(q, basis, s, count, v, some);
+      return count;
     }
     if (m >= cap) return nowhere;
     // The error falls as a power: aim at a little less than where it should be small enough.
-    double ahead = block;
-    if (last_check && worst < last_worst && worst > 1) {
-      double steps = 0;  // ln(worst) / ln(last_worst / worst), by halving
-      for (double x = worst; x > 1 && steps < 64; x *= worst / last_worst) ++steps;
-      ahead = 0.8 * steps * static_cast<double>(m - last_check);
-    }
+    const double faster = last_check ? logarithm(last_worst / worst) : 0;
+    const double steps = faster > 0 ? 0.9 * logarithm(worst) / faster * static_cast<double>(m - last_check) : block;
     last_check = m;
     last_worst = worst;
-    next_check = min(m + max<int64_t>(block, static_cast<int64_t>(min(ahead, 0.5 * static_cast<double>(m)))), cap);
+    const int64_t ahead = static_cast<int64_t>(min(steps, 0.5 * static_cast<double>(m)));
+    next_check = min(m + max(block, ahead), cap);
   }
 }
 
@@ -306,17 +294,11 @@ inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, A* v, Arena are
     });
   });
   s.n = t.q;
-  s.solve();
-  int64_t done = min(wanted.count, t.q);
-  if (wanted.least >= 0)
-    for (done = 0; done < t.q && s.values[s.order[done]] > wanted.least; ++done) {
-    }
-  for (int64_t j = 0; j < blocks(done) * block; ++j) {
-    const double* z = j < done ? s.vector(j) : nullptr;
-    for (int64_t i = 0; i < t.q; ++i)
-      v[j / block * t.q * block + i * block + j % block] = z ? static_cast<A>(z[i]) : A{0};
-  }
-  return done;
+  s.reduce();
+  const int64_t found = wanted.least >= 0 ? s.above(wanted.least) : wanted.count;
+  s.solve(found);
+  for (int64_t i = 0; i < t.q * blocks(found) * block; ++i) v[i] = static_cast<A>(s.vectors[i]);
+  return found;
 }
 
 // Turns v, and w = m v (blocks of p rows) with it, so that the columns of w are orthogonal: the projection that the
@@ -334,8 +316,8 @@ inline void refine(const Tall<A>& t, int64_t count, A* v, A* w, A* spare, Arena 
           to[i * wide + b * block + j] = static_cast<double>(w[(b * t.p + first + i) * block + j]);
   });
   s.n = count;
-  s.solve();
-  for (int64_t i = 0; i < count; ++i) s.vector(i);
+  s.reduce();
+  s.solve(count);
   turn(t.q, v, s, count, spare, some);
   __builtin_memcpy(v, spare, sizeof(A) * static_cast<size_t>(t.q * wide));
   turn(t.p, w, s, count, spare, some);
