@@ -111,39 +111,40 @@ inline void gram_times(const Tall<A>& t, const A* x, A* some, A* z) {
   });
 }
 
-// g (m, m), m = count * 16, rows ld apart: x^T x in doubles. load(i, rows, to) gives rows of x, m doubles each.
-template <class Load>
-inline void gram(int64_t n, int64_t count, double* g, int64_t ld, double* chunk, const Load& load) {
-  constexpr int64_t rows = 64;
+// The upper triangle of g (m, m), m = count * 16: x^T x. load(i, rows, b, to) gives block b of rows of x.
+template <class M, class Load>
+inline void gram(int64_t n, int64_t count, M* g, M* chunk, const Load& load) {
   const int64_t m = count * block;
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < ld; ++j) g[i * ld + j] = 0;
-  for (int64_t i = 0; i < n; i += rows) {
-    const int64_t here = min(rows, n - i);
-    load(i, here, chunk);
-    for (int64_t b = 0; b < count; ++b)
-      product<true>(1.0, (b + 1) * block, here, Strided<double, 1, 0>{chunk, 1, m}, chunk + b * block, m, g + b * block,
-                    ld);
+  for (int64_t i = 0; i < m * m; ++i) g[i] = 0;
+  for (int64_t i = 0; i < n; i += gram_rows) {
+    const int64_t here = min(gram_rows, n - i);
+    for (int64_t b = 0; b < count; ++b) {
+      M* own = chunk + b * gram_rows * block;
+      load(i, here, b, own);
+      for (int64_t c = 0; c <= b; ++c)
+        product<true>(M{1}, block, here, Rows<M>{chunk + c * gram_rows * block}, own, block,
+                      g + c * block * m + b * block, m);
+    }
   }
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < i; ++j) g[i * ld + j] = g[j * ld + i];
 }
 
-inline Symmetric symmetric(int64_t n, Arena& arena) {
+template <class M>
+inline Symmetric<M> symmetric(int64_t n, Arena& arena) {
   const int64_t ld = padded(n);
-  Symmetric s;
+  Symmetric<M> s;
   s.n = n;
-  s.a = arena.take<double>(n * ld);
-  s.reflectors = arena.take<double>(n * ld);
+  s.a = arena.take<M>(n * ld);
+  s.reflectors = arena.take<M>(n * ld);
+  s.lines = arena.take<M>(3 * ld);
   s.vectors = arena.take<double>(n * ld);
-  s.scratch = arena.take<double>(3 * n * block + 6 * ld);
+  s.scratch = arena.take<double>(3 * n * block + 3 * ld);
   s.values = arena.take<double>(ld);
   return s;
 }
 
 // out = v times the first `count` eigenvectors, and zeros; v and out are blocks of n rows.
-template <class A>
-inline void turn(int64_t n, const A* v, const Symmetric& s, int64_t count, A* out, A* some) {
+template <class A, class M>
+inline void turn(int64_t n, const A* v, const Symmetric<M>& s, int64_t count, A* out, A* some) {
   const int64_t from = blocks(s.n);
   for (int64_t b = 0; b < blocks(count); ++b) {
     for (int64_t i = 0; i < from * block; ++i)
@@ -160,8 +161,8 @@ inline void turn(int64_t n, const A* v, const Symmetric& s, int64_t count, A* ou
 
 // Whether the `count` largest values of the n found are the wanted ones, and converged. error(i) bounds how far the i-th
 // is off; left: the sum of all values, of which those not found are part.
-template <class Error>
-inline bool settled(const Wanted& wanted, int64_t count, int64_t n, const Symmetric& s, double left, double floor,
+template <class M, class Error>
+inline bool settled(const Wanted& wanted, int64_t count, int64_t n, const Symmetric<M>& s, double left, double floor,
                     double unseen, double& worst, const Error& error) {
   const auto value = [&](int64_t i) { return max(s.values[i], 0.0); };
   worst = 1;
@@ -191,6 +192,16 @@ inline bool settled(const Wanted& wanted, int64_t count, int64_t n, const Symmet
   return unseen <= max(smallest, floor);
 }
 
+// Entries of the Gram matrix, or of its projection, are as far off as the largest rounds. Whether that mixes what is
+// found with the rest.
+template <class M>
+inline bool hidden(const Wanted& wanted, int64_t count, const Symmetric<M>& s) {
+  if (sizeof(M) == 8 || count == 0) return false;
+  const double last = s.values[count - 1], noise = static_cast<double>(epsilon<M>) * s.values[0];
+  const double allowed = wanted.tolerance * last;
+  return noise > allowed && s.above(last - noise * noise / allowed) > count;
+}
+
 // To base 2, to a tenth.
 inline double logarithm(double x) {
   uint64_t bits;
@@ -207,8 +218,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
   A* some = arena.take<A>(
       max<int64_t>(block * ((1 << 18) / (q * static_cast<int64_t>(sizeof(A))) + 5 * block), (cap + block) * block));
   A* h = arena.take<A>((cap + block) * block);
-  double* projected = arena.take<double>(cap * ld);
-  Symmetric s = symmetric(cap, arena);
+  A* projected = arena.take<A>(cap * ld);
+  Symmetric<A> s = symmetric<A>(cap, arena);
   A r[block * block];
   Random random;
   double unseen = 0;
@@ -226,14 +237,14 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     lost = orthonormalise(q, basis, b + 1, z, h, r, block, random);
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < block; ++j) {
-        const double x = static_cast<double>(h[i * block + j]);
+        const A x = h[i * block + j];
         projected[i * ld + m - block + j] = x;
         projected[(m - block + j) * ld + i] = x;
       }
     if (lost_before && b > 0) {
       double seen = 0;
-      for (int64_t j = m - lost_before; j < m; ++j) seen = max(seen, absolute(projected[j * ld + j]));
-      for (int64_t j = m - block; j < m; ++j) seen = max(seen, absolute(projected[j * ld + j]));
+      for (int64_t j = m - lost_before; j < m; ++j) seen = max(seen, absolute(static_cast<double>(projected[j * ld + j])));
+      for (int64_t j = m - block; j < m; ++j) seen = max(seen, absolute(static_cast<double>(projected[j * ld + j])));
       unseen = 64 * seen * static_cast<double>(q - m);
     }
     if (m < next_check && m < cap) continue;
@@ -243,7 +254,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
       for (int64_t j = 0; j < row; ++j) s.a[i * row + j] = projected[i * ld + j];
     s.reduce();
     const int64_t count = wanted.least >= 0 ? s.above(wanted.least) : min(wanted.count, m);
-    s.solve(min(count + 1, m));
+    const int64_t next = min(count + 1, m);
+    s.solve(next, wanted.least >= 0 ? next : count);
     const double largest = max(s.values[0], 0.0);
     double worst = 0;
     const auto error = [&](int64_t i) {
@@ -258,13 +270,7 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     // At q directions nothing is left outside.
     if (settled(wanted, count, m, s, t.norm2, wanted.floor * largest + 1e-300, unseen, worst, error) || m >= q) {
       if (count > most) return nowhere;
-      // Entries of the projected matrix are as far off as the largest rounds, which can mix what is found with the
-      // rest.
-      if (sizeof(A) == 4 && count > 0) {
-        const double last = s.values[count - 1], noise = epsilon<A> * largest;
-        const double gap = count < m ? last - s.values[count] : last;
-        if (min(noise, noise * noise / gap) > wanted.tolerance * last) return drowned;
-      }
+      if (hidden(wanted, count, s)) return drowned;
       turn(q, basis, s, count, v, some);
       return count;
     }
@@ -279,45 +285,44 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
   }
 }
 
-// The same from the whole Gram matrix, in doubles, for a small q.
-template <class A>
-inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, A* v, Arena arena) {
-  const int64_t count = blocks(t.q), m = count * block;
-  Symmetric s = symmetric(m, arena);
-  double* chunk = arena.take<double>(64 * m);
+// The same from the whole Gram matrix, in the precision of M, for a small q.
+template <class M, class A>
+inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, Arena arena) {
+  Symmetric<M> s = symmetric<M>(blocks(t.q) * block, arena);
+  M* chunk = arena.take<M>(gram_rows * s.n);
   t.with([&](auto from) {
-    gram(t.p, count, s.a, m, chunk, [&](int64_t first, int64_t rows, double* to) {
-      const auto part = from.at(first, 0);
+    gram(t.p, blocks(t.q), s.a, chunk, [&](int64_t first, int64_t rows, int64_t b, M* to) {
+      const auto part = from.at(first, b * block);
+      const int64_t columns = min(t.q - b * block, block);
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < m; ++j)
-          to[i * m + j] = j < t.q ? static_cast<double>(part.p[i * part.row() + j * part.column()] * t.scale) : 0;
+        for (int64_t j = 0; j < block; ++j)
+          to[i * block + j] = j < columns ? static_cast<M>(part.p[i * part.row() + j * part.column()] * t.scale) : M{0};
     });
   });
   s.n = t.q;
   s.reduce();
-  const int64_t found = wanted.least >= 0 ? s.above(wanted.least) : wanted.count;
-  s.solve(found);
-  for (int64_t i = 0; i < t.q * blocks(found) * block; ++i) v[i] = static_cast<A>(s.vectors[i]);
-  return found;
+  const int64_t count = wanted.least >= 0 ? s.above(wanted.least) : wanted.count;
+  if (count > most) return nowhere;
+  s.solve(count, count);
+  if (hidden(wanted, count, s)) return drowned;
+  for (int64_t i = 0; i < t.q * blocks(count) * block; ++i) v[i] = static_cast<A>(s.vectors[i]);
+  return count;
 }
 
-// Turns v, and w = m v (blocks of p rows) with it, so that the columns of w are orthogonal: the projection that the
-// search made knows small values only up to the rounding of the large ones. spare: as large as w.
+// Turns v, and w = m v (blocks of p rows) with it, so that the columns of w are orthogonal: what is found knows small
+// values only up to the rounding of the large ones. spare: as large as w.
 template <class A>
 inline void refine(const Tall<A>& t, int64_t count, A* v, A* w, A* spare, Arena arena) {
   const int64_t number = blocks(count), wide = number * block;
   A* some = arena.take<A>(wide * block);
-  double* chunk = arena.take<double>(64 * wide);
-  Symmetric s = symmetric(wide, arena);
-  gram(t.p, number, s.a, wide, chunk, [&](int64_t first, int64_t rows, double* to) {
-    for (int64_t b = 0; b < number; ++b)
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < block; ++j)
-          to[i * wide + b * block + j] = static_cast<double>(w[(b * t.p + first + i) * block + j]);
+  Symmetric<double> s = symmetric<double>(wide, arena);
+  double* chunk = arena.take<double>(gram_rows * wide);
+  gram(t.p, number, s.a, chunk, [&](int64_t first, int64_t rows, int64_t b, double* to) {
+    for (int64_t i = 0; i < rows * block; ++i) to[i] = static_cast<double>(w[(b * t.p + first) * block + i]);
   });
   s.n = count;
   s.reduce();
-  s.solve(count);
+  s.solve(count, count);
   turn(t.q, v, s, count, spare, some);
   __builtin_memcpy(v, spare, sizeof(A) * static_cast<size_t>(t.q * wide));
   turn(t.p, w, s, count, spare, some);
@@ -341,11 +346,16 @@ inline int64_t search_in_doubles(const Tall<A>& t, const Wanted& wanted, int64_t
 // negative number.
 template <class A>
 inline int64_t largest(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, A* w, A* spare, Arena arena) {
-  const bool small = t.q <= small_side;
-  int64_t count = small ? decompose(t, wanted, v, arena) : search(t, wanted, most, v, arena);
-  if (count == drowned) count = search_in_doubles(t, wanted, most, v, arena);
+  constexpr int64_t short_side = 96;  // up to here the time is in latencies: doubles take no more of it
+  int64_t count = drowned;
+  if (t.q > small_side) count = search(t, wanted, most, v, arena);
+  else if (t.q > short_side) count = decompose<A>(t, wanted, most, v, arena);
+  const bool rough = count != drowned;
+  if (!rough)
+    count = t.q > small_side ? search_in_doubles(t, wanted, most, v, arena)
+                             : decompose<double>(t, wanted, most, v, arena);
   for (int64_t b = 0; b < blocks(count); ++b) times(t, v + b * t.q * block, w + b * t.p * block);
-  if (!small && count > 0) refine(t, count, v, w, spare, arena);
+  if (count > 0 && (rough || t.q > small_side)) refine(t, count, v, w, spare, arena);
   return count;
 }
 

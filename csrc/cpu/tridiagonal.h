@@ -13,6 +13,7 @@ struct Tridiagonal {
   static constexpr double rounding = 0x1p-52;
 
   int64_t n;
+  double finest;              // what values need not be told apart by
   double *diagonal, *beside;  // (n,), of a matrix whose rows sum to at most 1; beside[n - 1] is 0
   double* squares;            // (n,): of beside, but not 0, which would hide the sign of what comes before
 
@@ -57,7 +58,7 @@ struct Tridiagonal {
     return counts[0];
   }
 
-  // values[j]: the (first + j)-th largest, to ten digits or the rounding of the largest; beyond n, the last again.
+  // values[j]: the (first + j)-th largest, to ten digits or `finest`; beyond n, the last again.
   void bisect(int64_t first, double* values) const {
     double low[block], high[block], middle[block];
     int64_t counts[block];
@@ -70,7 +71,7 @@ struct Tridiagonal {
         const bool above = counts[j] > min(first + j, n - 1);
         low[j] = above ? middle[j] : low[j];
         high[j] = above ? high[j] : middle[j];
-        apart |= high[j] - low[j] > max(0x1p-33 * low[j], rounding);
+        apart |= high[j] - low[j] > max(0x1p-33 * low[j], finest);
       }
     }
     for (int j = 0; j < block; ++j) values[j] = 0.5 * (low[j] + high[j]);
