@@ -121,9 +121,11 @@ constexpr A epsilon = sizeof(A) == 4 ? A(0x1p-23) : A(0x1p-52);
 // Makes the columns of z (n, 16) orthonormal, and orthogonal to those of the blocks v. h (count, 16, 16), if asked for:
 // v^T z as it was; r (16, 16): the upper triangle with z = v h + (new z) r. Columns that were nothing but rounding have
 // a row of zeros in r, and become random ones, or zero if there is no room for more. Returns how many there were.
-// Only the first `columns` are looked at.
+// Only the first `columns` are looked at. What loses all but the share `enough` of its squares goes through again: the
+// rounding of what is left is as much larger.
 template <class A>
-inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r, int columns, Random& random) {
+inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r, int columns, Random& random,
+                          A enough = A(0.25)) {
   A some[block * block], sums[block], scale[block], factor[block], size[block] = {};
   bool fresh[block] = {};
   int lost = 0;
@@ -144,7 +146,7 @@ inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r
     for (int j = 0; j < columns; ++j) {
       products_with_column(n, z, j, sums);
       const A left = sums[j], rounding = 64 * epsilon<A>;
-      const bool cancelled = left < A(0.01) * size[j];  // to a tenth: its rounding is ten times as large
+      const bool cancelled = left < enough * size[j];
       if (!(left > rounding * rounding * size[j]) || left < A(1e-36) || (cancelled && pass + 1 == passes)) {
         if (!fresh[j]) ++lost;
         fresh[j] = true;

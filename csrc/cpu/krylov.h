@@ -197,8 +197,8 @@ inline bool settled(const Wanted& wanted, int64_t count, int64_t n, const Symmet
 template <class M>
 inline bool hidden(const Wanted& wanted, int64_t count, const Symmetric<M>& s) {
   if (sizeof(M) == 8 || count == 0) return false;
-  const double last = s.values[count - 1], noise = static_cast<double>(epsilon<M>) * s.values[0];
-  const double allowed = wanted.tolerance * last;
+  const double last = max(s.values[count - 1], 0.0), noise = static_cast<double>(epsilon<M>) * s.values[0];
+  const double allowed = wanted.tolerance * last + 1e-300;
   return noise > allowed && s.above(last - noise * noise / allowed) > count;
 }
 
@@ -234,7 +234,7 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     A* z = basis + m * q;
     gram_times(t, basis + b * block * q, some, z);
     const int lost_before = lost;
-    lost = orthonormalise(q, basis, b + 1, z, h, r, block, random);
+    lost = orthonormalise(q, basis, b + 1, z, h, r, block, random, A(0.01));
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < block; ++j) {
         const A x = h[i * block + j];

@@ -23,8 +23,8 @@ SPECTRA: dict[str, Callable[[Tensor], Tensor]] = {
     "large": lambda i: 1e30 / (i + 1),
     "small": lambda i: 1e-30 / (i + 1),
 }
-# The whole Gram matrix, of a small matrix and for many vectors; the search; wide, tall, and one vector.
-SHAPES = [(1, 1, 1), (5, 3, 3), (33, 70, 7), (64, 64, 16), (150, 130, 40), (130, 210, 16), (300, 120, 1)]
+# The whole Gram matrix, in float64 and float32; the search; wide, tall, and one vector.
+SHAPES = [(1, 1, 1), (5, 3, 3), (33, 70, 7), (64, 64, 16), (103, 150, 79), (130, 210, 16), (270, 300, 40), (300, 260, 1)]
 
 
 def of_spectrum(r: int, c: int, spectrum: str, dtype: torch.dtype) -> Tensor:
