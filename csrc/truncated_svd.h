@@ -13,7 +13,7 @@ struct TruncatedSvd {
   void* u;            // (n, r, k)
   void* s;            // (n, k)
   void* vh;           // (n, k, c)
-  const void* basis;  // (n, min(r, c), k): the vectors of the shorter side, the last value first; null: to be found
+  const void* basis;  // (min(r, c), k): the vectors of the shorter side of one matrix, the last value first; null: none
   Search* state;      // (n,), written
   int64_t n, r, c, k;
   Dtype dtype;  // of a, u, s, vh and basis: float32 or float64

@@ -18,12 +18,12 @@ struct Arena {
   }
 };
 
-// What is looked for: the `count` largest values, or all that are above `least`.
+// What is looked for: the `count` largest values, or all that are above `least`, of which what is above it matters.
 struct Wanted {
   int64_t count;
-  double least = -1;  // of the squares
-  double tolerance;   // of the squares, relative
-  double floor;       // of the squares, of the largest of them: what is smaller may come out as anything as small
+  double least;      // of the squares; negative: count
+  double tolerance;  // of the squares, relative; with `least` of the matrix that is left, relative to the largest value
+  double floor;      // of the squares, of the largest of them: what is smaller may come out as anything as small
 };
 
 constexpr int64_t nowhere = -1;  // not found
@@ -167,21 +167,25 @@ inline bool settled(const Wanted& wanted, int64_t count, int64_t n, const Symmet
   const auto value = [&](int64_t i) { return max(s.values[i], 0.0); };
   worst = 1;
   if (count > n - 1) return false;  // the next one must be known to be smaller
-  double sum = left;
-  for (int64_t i = 0; i < count; ++i) sum -= value(i);
   worst = 0;
-  double all = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const double residual = error(i), gap = value(i) - value(count);
-    const double off = residual < gap ? residual * residual / gap : residual;
-    all += off;
-    worst = max(worst, off / (wanted.tolerance * value(i) + floor));
-  }
-  if (wanted.least >= 0 && wanted.least < value(0)) {
-    const double residual = error(count), gap = wanted.least - value(count);
-    worst = max(worst, min(residual, gap > 0 ? residual * residual / gap : residual) /
-                           (wanted.tolerance * wanted.least + floor));
+  if (wanted.least >= 0) {
+    // Vectors are off by angles of residual / gap; the next value must not grow beyond `least`.
+    const double root = __builtin_sqrt(wanted.least);
+    for (int64_t i = 0; i < count; ++i) {
+      const double residual = error(i), gap = value(i) - value(count);
+      const double angle = residual < gap ? residual / gap : 1;
+      worst = max(worst, angle * (__builtin_sqrt(value(i)) - root) / (wanted.tolerance * __builtin_sqrt(value(0))));
+    }
+    worst = max(worst, 2 * error(count) / (wanted.least - value(count) + floor));
   } else {
+    double sum = left, all = 0;
+    for (int64_t i = 0; i < count; ++i) sum -= value(i);
+    for (int64_t i = 0; i < count; ++i) {
+      const double residual = error(i), gap = value(i) - value(count);
+      const double off = residual < gap ? residual * residual / gap : residual;
+      all += off;
+      worst = max(worst, off / (wanted.tolerance * value(i) + floor));
+    }
     worst = max(worst, all / (wanted.tolerance * max(sum, 0.0) + floor));
   }
   if (worst > 1) return false;
@@ -199,6 +203,8 @@ inline bool hidden(const Wanted& wanted, int64_t count, const Symmetric<M>& s) {
   if (sizeof(M) == 8 || count == 0) return false;
   const double last = max(s.values[count - 1], 0.0), noise = static_cast<double>(epsilon<M>) * s.values[0];
   const double allowed = wanted.tolerance * last + 1e-300;
+  if (wanted.least >= 0)  // an angle of noise / gap, times what is above `least`
+    return noise > 2 * wanted.tolerance * __builtin_sqrt(wanted.least * s.values[0]);
   return noise > allowed && s.above(last - noise * noise / allowed) > count;
 }
 
@@ -234,7 +240,7 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     A* z = basis + m * q;
     gram_times(t, basis + b * block * q, some, z);
     const int lost_before = lost;
-    lost = orthonormalise(q, basis, b + 1, z, h, r, block, random, A(0.01));
+    lost = orthonormalise(q, basis, b + 1, z, h, r, block, random, A(0.06));
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < block; ++j) {
         const A x = h[i * block + j];
@@ -272,6 +278,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
       if (count > most) return nowhere;
       if (hidden(wanted, count, s)) return drowned;
       turn(q, basis, s, count, v, some);
+      for (int64_t j = 0; j < count; j += block)  // the basis is so only to a few roundings
+        orthonormalise<A>(q, v, j / block, v + j * q, nullptr, r, static_cast<int>(min(count - j, block)), random);
       return count;
     }
     if (m >= cap) return nowhere;
@@ -307,6 +315,14 @@ inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, int64_t most, A
   if (hidden(wanted, count, s)) return drowned;
   for (int64_t i = 0; i < t.q * blocks(count) * block; ++i) v[i] = static_cast<A>(s.vectors[i]);
   return count;
+}
+
+// v, blocks of q rows, from a row-major (q, count) whose last column comes first.
+template <class A>
+inline void deal(const A* from, int64_t q, int64_t count, A* v) {
+  for (int64_t j = 0; j < blocks(count) * block; ++j)
+    for (int64_t l = 0; l < q; ++l)
+      v[j / block * q * block + l * block + j % block] = j < count ? from[l * count + count - 1 - j] : A{0};
 }
 
 // Turns v, and w = m v (blocks of p rows) with it, so that the columns of w are orthogonal: what is found knows small

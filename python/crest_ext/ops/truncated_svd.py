@@ -31,11 +31,11 @@ def truncated_svd(
         ValueError: a shape or dtype is not as above, neither or both of rank and energy, one of them out of range, or
             a number of a that is not finite.
 
-    Work: up to a shorter side of 96, and for more than a sixth of all vectors, the Gram matrix's decomposition in
-        float64. Else a block Krylov space of m directions, sixteen in each pass over a: 4 r c m flop, and
-        4 min(r, c) m^2 to keep them orthogonal; if it has not converged at m = 6 k + 160, the Gram matrix. A matrix
-        takes one thread there, and a batch all. On a GPU there is no kernel of ours: torch.linalg.svd decomposes all of
-        a, and the largest values are kept.
+    Work: up to a shorter side q of 256, the decomposition of the Gram matrix for k vectors, in float32 where that is
+        enough; torch.linalg.eigh of it for more than a sixth of all vectors of a larger one. Else a block Krylov space
+        of m directions, sixteen in each pass over a: 4 r c m flop, and 2 q m^2 or twice that to keep them orthogonal;
+        if it has not converged at m = 6 k + q / 2, torch's eigh. A matrix takes one thread, and a batch all. On a GPU
+        there is no kernel of ours: torch.linalg.svd decomposes all of a, and the largest values are kept.
     Source: Musco, Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
         Decomposition", NIPS 2015, algorithm 2, with full reorthogonalisation and a test of convergence.
     """
