@@ -7,6 +7,8 @@ from crest_ext import container as container
 from crest_ext import nn as nn
 from crest_ext import optim as optim
 from crest_ext.methods import (
+    LowRank,
+    LowRankConfig,
     Mimic,
     MimicConfig,
     Quantize,
@@ -44,6 +46,8 @@ from crest_ext.rewrite import factorize, materialize, pack, recalibrate, separat
 
 __version__: str = _C.version
 __all__ = [
+    "LowRank",
+    "LowRankConfig",
     "Mimic",
     "MimicConfig",
     "PackedSparse",

@@ -64,6 +64,12 @@ def rank_of_energy(a: Tensor, energy: float, squared: bool = True) -> int:
     return int((share < energy * share[..., -1:]).sum(-1).max()) + 1
 
 
+def rank_of(s: Tensor, energy: float, squared: bool = True) -> int:
+    """The smallest rank, at least 1, whose singular values s (groups, q), in descending order, hold the energy."""
+    share = (s.double() ** 2 if squared else s.double()).sum(0).cumsum(0)
+    return int((share < energy * share[-1]).sum()) + 1
+
+
 def _cuda(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     if a.dim() < 2:
         raise ValueError(f"truncated_svd: a must have at least 2 dimensions, got {tuple(a.shape)}")

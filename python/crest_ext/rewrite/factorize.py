@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crest_ext.nn.layers import layers
+from crest_ext.ops.truncated_svd import rank_of
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.replace import Model, reason_not_to_replace, replace_layers
 
@@ -152,12 +153,6 @@ def _factors(
     error = (s[:, rank:].norm() / s.norm()).item() if s.any() else 0.0
     pair = _pair(layer, narrow.flatten(0, 1), wide.flatten(0, 1))
     return FactorizedLayer(name, rank, weight.numel(), after, error, ""), pair
-
-
-def rank_of(s: Tensor, energy: float, squared: bool = True) -> int:
-    """The smallest rank, at least 1, whose singular values s (groups, q), in descending order, hold the energy."""
-    share = (s.double() ** 2 if squared else s.double()).sum(0).cumsum(0)
-    return int((share < energy * share[-1]).sum()) + 1
 
 
 def _pair(layer: nn.Linear | nn.Conv2d, narrow: Tensor, wide: Tensor) -> nn.Sequential:

@@ -15,7 +15,7 @@ from torch import nn
 
 from crest_ext.container import load_file, load_model, safe_open, save_model
 from crest_ext.data import Dataset, Loader
-from crest_ext.methods import Quantize, Surgery
+from crest_ext.methods import LowRank, Quantize, Surgery
 from crest_ext.nn import Masked, mask_
 from crest_ext.nn.masked import reason_not_to_mask
 from crest_ext.train.fit import Batches, Report, bake, evaluate, fit
@@ -83,6 +83,7 @@ def run(
             train, test = loaders(data, phase.batch_size, 1000 * seed + number)
             bake(model)
             surgery, quantize = None, Quantize(model, phase.quantize) if phase.quantize else None
+            low_rank = LowRank(model, phase.low_rank) if phase.low_rank else None
             if phase.surgery:
                 surgery = Surgery(model, replace(phase.surgery, seed=phase.surgery.seed + seed))
             with _frozen(model, phase):
@@ -96,9 +97,10 @@ def run(
                     bias_lr=phase.bias_lr,
                     surgery=surgery,
                     quantize=quantize,
+                    low_rank=low_rank,
                     progress=start(phase) if start else None,
                 )
-            for method in (surgery, quantize):
+            for method in (surgery, quantize, low_rank):
                 if method:
                     method.finish()
             bake(model)
