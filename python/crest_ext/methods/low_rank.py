@@ -20,7 +20,7 @@ from crest_ext.methods.summary import Summary, summarize
 from crest_ext.nn.masked import Masked, mask_
 from crest_ext.ops import group_norms, singular_value_threshold, sparse_group_soft_threshold_
 from crest_ext.ops.group_norms import spread
-from crest_ext.ops.truncated_svd import rank_of
+from crest_ext.ops.truncated_svd import rank_of, singular_values
 
 Factor = float | Mapping[str, float]
 
@@ -110,7 +110,7 @@ class _Layer:
     def note(self, config: LowRankConfig) -> str:
         weight = self.weight()
         matrices = self.matrices(weight)
-        rank = rank_of(torch.linalg.svdvals(matrices), config.energy, config.squared)
+        rank = rank_of(singular_values(matrices), config.energy, config.squared)
         said = f"rank {rank} of {min(matrices.shape[1:])}"
         if self.sparse_group:
             said += f", {int(group_norms(weight, 'filter').count_nonzero())} of {len(weight)} filters"

@@ -55,13 +55,20 @@ def rank_of_energy(a: Tensor, energy: float, squared: bool = True) -> int:
         return min(1, *a.shape[-2:]) if a.dim() >= 2 else 0  # the op has the message
     if not a.isfinite().all():
         raise ValueError("truncated_svd: a must be finite, got NaN or infinity")
+    values = singular_values(a)
+    share = (values**2 if squared else values).cumsum(-1)
+    return int((share < energy * share[..., -1:]).sum(-1).max()) + 1
+
+
+def singular_values(a: Tensor) -> Tensor:
+    """(..., min(r, c)), float64, descending; what may be nothing but rounding of a, and of its squares, is 0."""
     wide = a.detach().double()
     gram = wide @ wide.mT if a.shape[-2] < a.shape[-1] else wide.mT @ wide
-    values = torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
+    squares = torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
     # A rounding error of a value of the matrix is one of its square in the Gram matrix.
-    values[values < (16 * torch.finfo(a.dtype).eps) ** 2 * values[..., :1]] = 0
-    share = (values if squared else values.sqrt()).cumsum(-1)
-    return int((share < energy * share[..., -1:]).sum(-1).max()) + 1
+    least = max((16 * torch.finfo(a.dtype).eps) ** 2, max(a.shape[-2:]) * torch.finfo(torch.float64).eps)
+    squares[squares < least * squares[..., :1]] = 0
+    return squares.sqrt()
 
 
 def rank_of(s: Tensor, energy: float, squared: bool = True) -> int:
