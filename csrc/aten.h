@@ -4,6 +4,7 @@
 
 #include <array>
 #include <string>
+#include <utility>
 
 #include "check.h"
 
@@ -29,13 +30,12 @@ inline void mm(const Tensor& a, const Tensor& b, const Tensor& out) {
   call<3>("aten::mm", "out", {from(a), from(b), from(out)});
 }
 
-// The eigenvectors of a symmetric matrix, as columns, those of small eigenvalues first.
-inline Tensor eigenvectors(const Tensor& symmetric) {
+// The eigenvalues of a symmetric matrix, in ascending order, and their vectors as columns.
+inline std::pair<Tensor, Tensor> eigh(const Tensor& symmetric) {
   using torch::stable::detail::from;
   std::array<StableIValue, 3> stack = {from(symmetric), from(std::string("L")), from(true)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::_linalg_eigh", "", stack.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(stack[0]);  // the eigenvalues
-  return torch::stable::detail::to<Tensor>(stack[1]);
+  return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
 }
 
 }  // namespace crest::aten

@@ -7,8 +7,8 @@
 #include <tuple>
 #include <vector>
 
-#include "aten.h"
 #include "check.h"
+#include "gram_eigen.h"
 #include "work.h"
 
 namespace crest {
@@ -17,15 +17,6 @@ namespace {
 constexpr const char* op = "truncated_svd";
 
 using Factors = std::tuple<Tensor, Tensor, Tensor>;
-
-// The k vectors of the shorter side of a (r, c) from its whole Gram matrix, in float64: (min(r, c), k).
-Tensor whole(const Tensor& a, int64_t k) {
-  const Tensor wide = torch::stable::to(a, ScalarType::Double), turned = torch::stable::transpose(wide, 0, 1);
-  const bool by_rows = a.size(0) < a.size(1);
-  Tensor vectors = aten::eigenvectors(torch::stable::matmul(by_rows ? wide : turned, by_rows ? turned : wide));
-  const Tensor last = torch::stable::narrow(vectors, 1, vectors.size(1) - k, k);
-  return torch::stable::contiguous(torch::stable::to(last, a.scalar_type()));
-}
 
 Factors truncated_svd(const Tensor& a, int64_t k) {
   CREST_CHECK(a.dim() >= 2, op, ": a must have at least 2 dimensions, got ", Shape{a});
@@ -65,10 +56,8 @@ Factors truncated_svd(const Tensor& a, int64_t k) {
   for (int64_t i = 0; i < n; ++i) {
     if (state[static_cast<size_t>(i)] == Search::found) continue;
     const Tensor matrices = torch::stable::view(all, {n, r, c});
-    const Tensor basis = whole(torch::stable::select(matrices, 0, i), k);
-    // The kernel counts matrices from the first on.
-    args.basis =
-        static_cast<const char*>(basis.const_data_ptr()) - i * basis.numel() * (dtype == Dtype::float32 ? 4 : 8);
+    const Tensor basis = gram_eigen(torch::stable::select(matrices, 0, i)).last(k, a);
+    args.basis = basis.const_data_ptr();
     kernel(args, Work(search_work(r, c, k)).data(), i, i + 1);
   }
   return {u, s, vh};

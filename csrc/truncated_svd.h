@@ -13,7 +13,7 @@ struct TruncatedSvd {
   void* u;            // (n, r, k)
   void* s;            // (n, k)
   void* vh;           // (n, k, c)
-  const void* basis;  // (n, min(r, c), k): the vectors of the shorter side, the last value first; null: to be found
+  const void* basis;  // (min(r, c), k): the vectors of the shorter side of one matrix, the last value first; null: none
   Search* state;      // (n,), written
   int64_t n, r, c, k;
   Dtype dtype;  // of a, u, s, vh and basis: float32 or float64
@@ -27,12 +27,13 @@ CREST_DECLARE_KERNEL(truncated_svd, const TruncatedSvd&, double* work, int64_t b
 constexpr int64_t block = 16;  // directions that go through a product together
 constexpr int64_t blocks(int64_t n) { return (n + block - 1) / block; }
 
-// The shorter side up to which its Gram matrix is decomposed at once, and from which on a search takes less time.
-constexpr int64_t small_side = 96;
+// The shorter side up to which its Gram matrix is decomposed at once: from there on a search takes less time.
+constexpr int64_t small_side = 256;
+constexpr int64_t gram_rows = 64;  // of a matrix, for its Gram matrix at a time
 
 // A search for k vectors in q dimensions gives up after this many directions: by then the whole costs less.
 constexpr int64_t most_directions(int64_t q, int64_t k) {
-  const int64_t most = 6 * blocks(k) * block + 160, all = blocks(q) * block;
+  const int64_t most = 6 * blocks(k) * block + q / 2, all = blocks(q) * block;
   return most < all ? most : all;
 }
 constexpr bool worth_a_search(int64_t q, int64_t k) { return 6 * k <= q; }
@@ -42,7 +43,7 @@ constexpr int64_t search_work(int64_t r, int64_t c, int64_t k) {
   const int64_t p = r < c ? c : r, q = r < c ? r : c, wide = blocks(k) * block;
   const int64_t m = q <= small_side ? blocks(q) * block : worth_a_search(q, k) ? most_directions(q, k) : 0;
   const int64_t side = m < wide && m > 0 ? wide : m;
-  return p * q + 2 * p * wide + q * (2 * wide + m + block) + 4 * side * (side + 8 * block) + 64 * wide + (1 << 17);
+  return p * q + 2 * p * wide + q * (2 * wide + m + block) + 4 * side * (side + 8 * block) + gram_rows * side + (1 << 17);
 }
 
 }  // namespace crest

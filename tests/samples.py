@@ -231,6 +231,16 @@ def sparse_conv2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
     )
 
 
+def singular_value_threshold(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    if dtype not in (torch.float32, torch.float64):
+        return
+    for shape in ((1, 1), (9, 1), (2, 3, 17, 20), (40, 31), (100, 120), (0, 3, 2), (3, 0)):
+        a = tensor(*shape, dtype=dtype, device=device)
+        for threshold in (0.5, 0.8 * sum(shape[-2:]) ** 0.5):
+            yield a, threshold
+    yield tensor(9, 6, dtype=dtype, device=device).t()[::2], 1.0
+
+
 SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
     f.__name__: f
     for f in (
@@ -245,6 +255,7 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         masked_linear_grad_weight,
         prune_splice_,
         sgd_prune_splice_,
+        singular_value_threshold,
         sparse_group_soft_threshold_,
         sparse_linear,
         sparse_conv2d,
@@ -261,10 +272,11 @@ LONGEST_SUM = {
     "masked_linear": 40,
     "masked_linear_grad_x": 40,
     "masked_linear_grad_weight": 40,
+    "singular_value_threshold": 400,  # and their eigenvectors
     "sparse_group_soft_threshold_": 100,
     "sparse_linear": 130,
     "sparse_conv2d": 363,
 }
 
 # Without a gradient, though they write nothing.
-INFERENCE = {"sparse_linear", "sparse_conv2d"}
+INFERENCE = {"singular_value_threshold", "sparse_linear", "sparse_conv2d"}

@@ -190,7 +190,7 @@ def test_errors_are_one_line(folder: Path) -> None:
     (folder / "mnist.yaml").write_text(RECIPE.replace("digits", "mnist").replace("lenet_mnist", "lenet_5"))
     assert fails("train", "--recipe", "mnist.yaml", "--data", folder, *out).startswith("data: MNIST must be in ")
     (folder / "dense.yaml").write_text(RECIPE.rpartition("\n  -")[0])
-    message = "--recipe: dense.yaml must have a surgery or quantize"
+    message = "--recipe: dense.yaml must have a surgery, quantize or low_rank"
     assert fails("compress", "--recipe", "dense.yaml", *out) == message
     assert not (folder / "x.crest").exists()
 

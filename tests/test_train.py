@@ -208,6 +208,17 @@ def test_fit_with_quantize_gives_few_values(data: Dataset) -> None:
     assert all(len(p[p != 0].unique()) <= 4 for p in model.parameters())
 
 
+def test_low_rank_phase_lowers_the_rank(data: Dataset) -> None:
+    phase = "  - {name: low rank, iterations: 20, lr: 0.05, low_rank: {tau: 0.2, interval: 5}}\n"
+    recipe = parse_recipe("phases:\n" + phase, "r")
+    assert recipe.dense == 0
+    model = network()
+    (result,) = train.run(recipe, model, data)
+    assert result.kept == result.total
+    values = torch.linalg.svdvals(model[0].weight.detach())
+    assert int((values > 1e-4 * values[0]).sum()) < len(values)
+
+
 def test_quantize_phase_after_surgery(data: Dataset, tmp_path: Path) -> None:
     """Few values for what surgery has left, in a smaller file; resumed before it, the same bits."""
     phase = "  - {name: quantize, iterations: 10, lr: {kind: cosine, start: 0.01}, quantize: {lam: 0.01, levels: 4}}\n"

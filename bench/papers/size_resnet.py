@@ -12,63 +12,25 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from cifar10 import EPOCH, Crops, InBfloat16, standardized
 from safetensors.torch import load_file
 from size import RESULTS, Goal, Run, section
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from crest_ext import data, train
 from crest_ext.container import load_model, save_model
 from crest_ext.methods import Quantize, QuantizeConfig, Surgery, SurgeryConfig
 from crest_ext.models import create_model
 
-BATCH = 128
-EPOCH = 50_000 // BATCH  # steps
-MARGIN = 4  # pixels of black around an image, out of which it is cropped again
 SURGERY = SurgeryConfig({"layer*": 0.6, "conv1": -0.5, "linear": -0.5}, c_start=-1, ramp=2 * EPOCH, iter_stop=4 * EPOCH)
 SURGERY_EPOCHS, SURGERY_RATE = 6, 0.02
 QUANTIZE = QuantizeConfig(0.04, ramp=2 * EPOCH)
 QUANTIZE_EPOCHS, QUANTIZE_RATE = 5, 0.01
 DECAY = 1e-4
-
-
-class Crops:
-    """Batches of standardised images, mirrored and shifted at random. Iterating is one epoch."""
-
-    def __init__(self, split: data.Split, seed: int) -> None:
-        self.loader = data.Loader(split, BATCH, shuffle=True, seed=seed)
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in self.loader:
-            n, _, _, side = x.shape
-            down, right, mirrored = (torch.randint(k, (n,), generator=self.generator) for k in (9, 9, 2))
-            windows = F.pad(x, (MARGIN,) * 4).unfold(2, side, 1).unfold(3, side, 1)
-            x = windows[torch.arange(n), :, down, right]
-            x = torch.where(mirrored.bool().view(-1, 1, 1, 1), x.flip(3), x)
-            yield standardized(x), y
-
-
-def standardized(x: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.CIFAR10_MEAN, data.CIFAR10_STD))
-    return ((x.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-class InBfloat16(nn.Module):
-    """What is trained: twice as fast where the processor has AMX. Parameters and sums stay float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.network(x).float()
 
 
 def fit(network: nn.Module, batches: Crops, epochs: int, rate: float, method: Surgery | Quantize) -> None:

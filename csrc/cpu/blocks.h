@@ -121,9 +121,11 @@ constexpr A epsilon = sizeof(A) == 4 ? A(0x1p-23) : A(0x1p-52);
 // Makes the columns of z (n, 16) orthonormal, and orthogonal to those of the blocks v. h (count, 16, 16), if asked for:
 // v^T z as it was; r (16, 16): the upper triangle with z = v h + (new z) r. Columns that were nothing but rounding have
 // a row of zeros in r, and become random ones, or zero if there is no room for more. Returns how many there were.
-// Only the first `columns` are looked at.
+// Only the first `columns` are looked at. What loses all but the share `enough` of its squares goes through again: the
+// rounding of what is left is as much larger.
 template <class A>
-inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r, int columns, Random& random) {
+inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r, int columns, Random& random,
+                          A enough = A(0.25)) {
   A some[block * block], sums[block], scale[block], factor[block], size[block] = {};
   bool fresh[block] = {};
   int lost = 0;
@@ -140,20 +142,21 @@ inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r
       product<false>(A{1}, block, n, Rows<A>{of}, z, block, into, block);
       product<true>(A{-1}, n, block, Columns<A>{of}, into, block, z, block);
     }
-    bool again = pass == 0;
+    bool again = false;
     for (int j = 0; j < columns; ++j) {
       products_with_column(n, z, j, sums);
       const A left = sums[j], rounding = 64 * epsilon<A>;
-      if (!(left > rounding * rounding * size[j]) || left < A(1e-36)) {
+      const bool cancelled = left < enough * size[j];
+      if (!(left > rounding * rounding * size[j]) || left < A(1e-36) || (cancelled && pass + 1 == passes)) {
         if (!fresh[j]) ++lost;
         fresh[j] = true;
         const bool more = pass + 1 < passes;
         for (int64_t i = 0; i < n; ++i) z[i * block + j] = more ? static_cast<A>(random.next()) : A{0};
-        size[j] = static_cast<A>(n);
+        size[j] = static_cast<A>(n) / 3;
         again = again || more;
         continue;
       }
-      again = again || left < A(0.25) * size[j];
+      again = again || cancelled;
       const A norm = static_cast<A>(__builtin_sqrt(left)), inverse = 1 / norm;
       for (int i = 0; i < block; ++i) {
         scale[i] = i == j ? inverse : A{1};

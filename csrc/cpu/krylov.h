@@ -18,12 +18,12 @@ struct Arena {
   }
 };
 
-// What is looked for: the `count` largest values, or all that are above `least`.
+// What is looked for: the `count` largest values, or all that are above `least`, of which what is above it matters.
 struct Wanted {
   int64_t count;
-  double least = -1;  // of the squares
-  double tolerance;   // of the squares, relative
-  double floor;       // of the squares, of the largest of them: what is smaller may come out as anything as small
+  double least;      // of the squares; negative: count
+  double tolerance;  // of the squares, relative; with `least` of the matrix that is left, relative to the largest value
+  double floor;      // of the squares, of the largest of them: what is smaller may come out as anything as small
 };
 
 constexpr int64_t nowhere = -1;  // not found
@@ -111,47 +111,45 @@ inline void gram_times(const Tall<A>& t, const A* x, A* some, A* z) {
   });
 }
 
-// g (m, m), m = count * 16, rows ld apart: x^T x in doubles. load(i, rows, to) gives rows of x, m doubles each.
-template <class Load>
-inline void gram(int64_t n, int64_t count, double* g, int64_t ld, double* chunk, const Load& load) {
-  constexpr int64_t rows = 64;
+// The upper triangle of g (m, m), m = count * 16: x^T x. load(i, rows, b, to) gives block b of rows of x.
+template <class M, class Load>
+inline void gram(int64_t n, int64_t count, M* g, M* chunk, const Load& load) {
   const int64_t m = count * block;
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < ld; ++j) g[i * ld + j] = 0;
-  for (int64_t i = 0; i < n; i += rows) {
-    const int64_t here = min(rows, n - i);
-    load(i, here, chunk);
-    for (int64_t b = 0; b < count; ++b)
-      product<true>(1.0, (b + 1) * block, here, Strided<double, 1, 0>{chunk, 1, m}, chunk + b * block, m, g + b * block,
-                    ld);
+  for (int64_t i = 0; i < m * m; ++i) g[i] = 0;
+  for (int64_t i = 0; i < n; i += gram_rows) {
+    const int64_t here = min(gram_rows, n - i);
+    for (int64_t b = 0; b < count; ++b) {
+      M* own = chunk + b * gram_rows * block;
+      load(i, here, b, own);
+      for (int64_t c = 0; c <= b; ++c)
+        product<true>(M{1}, block, here, Rows<M>{chunk + c * gram_rows * block}, own, block,
+                      g + c * block * m + b * block, m);
+    }
   }
-  for (int64_t i = 0; i < m; ++i)
-    for (int64_t j = 0; j < i; ++j) g[i * ld + j] = g[j * ld + i];
 }
 
-inline Symmetric symmetric(int64_t n, Arena& arena) {
+template <class M>
+inline Symmetric<M> symmetric(int64_t n, Arena& arena) {
   const int64_t ld = padded(n);
-  Symmetric s;
+  Symmetric<M> s;
   s.n = n;
-  s.a = arena.take<double>(n * ld);
-  s.reflectors = arena.take<double>(n * ld);
+  s.a = arena.take<M>(n * ld);
+  s.reflectors = arena.take<M>(n * ld);
+  s.lines = arena.take<M>(3 * ld);
   s.vectors = arena.take<double>(n * ld);
-  s.scratch = arena.take<double>(8 * ld);
+  s.scratch = arena.take<double>(3 * n * block + 3 * ld);
   s.values = arena.take<double>(ld);
-  s.order = arena.take<int64_t>(ld);
   return s;
 }
 
 // out = v times the first `count` eigenvectors, and zeros; v and out are blocks of n rows.
-template <class A>
-inline void turn(int64_t n, const A* v, const Symmetric& s, int64_t count, A* out, A* some) {
+template <class A, class M>
+inline void turn(int64_t n, const A* v, const Symmetric<M>& s, int64_t count, A* out, A* some) {
   const int64_t from = blocks(s.n);
   for (int64_t b = 0; b < blocks(count); ++b) {
-    for (int64_t j = 0; j < block; ++j) {
-      const int64_t which = b * block + j;
-      const double* z = which < count ? s.found(which) : nullptr;
-      for (int64_t i = 0; i < from * block; ++i) some[i * block + j] = z && i < s.n ? static_cast<A>(z[i]) : A{0};
-    }
+    for (int64_t i = 0; i < from * block; ++i)
+      for (int64_t j = 0; j < block; ++j)
+        some[i * block + j] = i < s.n && b * block + j < count ? static_cast<A>(s.vector(i, b * block + j)) : A{0};
     A* to = out + b * n * block;
     for (int64_t f = 0; f < from; ++f) {
       const A *of = v + f * n * block, *factors = some + f * block * block;
@@ -161,41 +159,60 @@ inline void turn(int64_t n, const A* v, const Symmetric& s, int64_t count, A* ou
   }
 }
 
-// How many of the values, in descending order, are wanted and converged, or -1. error(i) bounds how far the i-th is
-// off.
-template <class Error>
-inline int64_t settled(const Wanted& wanted, int64_t n, const Symmetric& s, double left, double floor, double unseen,
-                       double& worst, const Error& error) {
-  const auto value = [&](int64_t i) { return max(s.values[s.order[i]], 0.0); };
-  int64_t count = min(wanted.count, n);
-  if (wanted.least >= 0) {
-    count = 0;
-    while (count < n && value(count) > wanted.least) ++count;
-  }
-  if (count > n - 1) return worst = 1, -1;  // the next one must be known to be smaller
-  double sum = left;
-  for (int64_t i = 0; i < count; ++i) sum -= value(i);
+// Whether the `count` largest values of the n found are the wanted ones, and converged. error(i) bounds how far the i-th
+// is off; left: the sum of all values, of which those not found are part.
+template <class M, class Error>
+inline bool settled(const Wanted& wanted, int64_t count, int64_t n, const Symmetric<M>& s, double left, double floor,
+                    double unseen, double& worst, const Error& error) {
+  const auto value = [&](int64_t i) { return max(s.values[i], 0.0); };
+  worst = 1;
+  if (count > n - 1) return false;  // the next one must be known to be smaller
   worst = 0;
-  double all = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const double residual = error(i), gap = value(i) - value(count);
-    const double off = residual < gap ? residual * residual / gap : residual;
-    all += off;
-    worst = max(worst, off / (wanted.tolerance * value(i) + floor));
-  }
-  if (wanted.least >= 0 && wanted.least < value(0)) {
-    const double residual = error(count), gap = wanted.least - value(count);
-    worst = max(worst, min(residual, gap > 0 ? residual * residual / gap : residual) /
-                           (wanted.tolerance * wanted.least + floor));
+  if (wanted.least >= 0) {
+    // Vectors are off by angles of residual / gap; the next value must not grow beyond `least`.
+    const double root = __builtin_sqrt(wanted.least);
+    for (int64_t i = 0; i < count; ++i) {
+      const double residual = error(i), gap = value(i) - value(count);
+      const double angle = residual < gap ? residual / gap : 1;
+      worst = max(worst, angle * (__builtin_sqrt(value(i)) - root) / (wanted.tolerance * __builtin_sqrt(value(0))));
+    }
+    worst = max(worst, 2 * error(count) / (wanted.least - value(count) + floor));
   } else {
+    double sum = left, all = 0;
+    for (int64_t i = 0; i < count; ++i) sum -= value(i);
+    for (int64_t i = 0; i < count; ++i) {
+      const double residual = error(i), gap = value(i) - value(count);
+      const double off = residual < gap ? residual * residual / gap : residual;
+      all += off;
+      worst = max(worst, off / (wanted.tolerance * value(i) + floor));
+    }
     worst = max(worst, all / (wanted.tolerance * max(sum, 0.0) + floor));
   }
-  if (worst > 1) return -1;
+  if (worst > 1) return false;
   // A block sees as many equal values as it has columns: of more, some may be missing.
   for (int64_t i = 0; i + block <= count + 1 && i + block <= n; ++i)
-    if (value(i) - value(i + block - 1) <= 1e-4 * value(i) && value(i) > floor) return -1;
+    if (value(i) - value(i + block - 1) <= 1e-4 * value(i) && value(i) > floor) return false;
   const double smallest = wanted.least >= 0 ? wanted.least : count ? value(count - 1) : 0;
-  return unseen <= max(smallest, floor) ? count : -1;
+  return unseen <= max(smallest, floor);
+}
+
+// Entries of the Gram matrix, or of its projection, are as far off as the largest rounds. Whether that mixes what is
+// found with the rest.
+template <class M>
+inline bool hidden(const Wanted& wanted, int64_t count, const Symmetric<M>& s) {
+  if (sizeof(M) == 8 || count == 0) return false;
+  const double last = max(s.values[count - 1], 0.0), noise = static_cast<double>(epsilon<M>) * s.values[0];
+  const double allowed = wanted.tolerance * last + 1e-300;
+  if (wanted.least >= 0)  // an angle of noise / gap, times what is above `least`
+    return noise > 2 * wanted.tolerance * __builtin_sqrt(wanted.least * s.values[0]);
+  return noise > allowed && s.above(last - noise * noise / allowed) > count;
+}
+
+// To base 2, to a tenth.
+inline double logarithm(double x) {
+  uint64_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return static_cast<double>(static_cast<int64_t>(bits >> 32)) * 0x1p-20 - 1023;
 }
 
 // Orthonormal v (blocks of q rows) that hold the wanted vectors, the largest first; returns how many, or -1: not found.
@@ -207,8 +224,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
   A* some = arena.take<A>(
       max<int64_t>(block * ((1 << 18) / (q * static_cast<int64_t>(sizeof(A))) + 5 * block), (cap + block) * block));
   A* h = arena.take<A>((cap + block) * block);
-  double* projected = arena.take<double>(cap * ld);
-  Symmetric s = symmetric(cap, arena);
+  A* projected = arena.take<A>(cap * ld);
+  Symmetric<A> s = symmetric<A>(cap, arena);
   A r[block * block];
   Random random;
   double unseen = 0;
@@ -223,17 +240,17 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     A* z = basis + m * q;
     gram_times(t, basis + b * block * q, some, z);
     const int lost_before = lost;
-    lost = orthonormalise(q, basis, b + 1, z, h, r, block, random);
+    lost = orthonormalise(q, basis, b + 1, z, h, r, block, random, A(0.06));
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < block; ++j) {
-        const double x = static_cast<double>(h[i * block + j]);
+        const A x = h[i * block + j];
         projected[i * ld + m - block + j] = x;
         projected[(m - block + j) * ld + i] = x;
       }
     if (lost_before && b > 0) {
       double seen = 0;
-      for (int64_t j = m - lost_before; j < m; ++j) seen = max(seen, absolute(projected[j * ld + j]));
-      for (int64_t j = m - block; j < m; ++j) seen = max(seen, absolute(projected[j * ld + j]));
+      for (int64_t j = m - lost_before; j < m; ++j) seen = max(seen, absolute(static_cast<double>(projected[j * ld + j])));
+      for (int64_t j = m - block; j < m; ++j) seen = max(seen, absolute(static_cast<double>(projected[j * ld + j])));
       unseen = 64 * seen * static_cast<double>(q - m);
     }
     if (m < next_check && m < cap) continue;
@@ -241,101 +258,87 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     const int64_t row = padded(m);
     for (int64_t i = 0; i < m; ++i)
       for (int64_t j = 0; j < row; ++j) s.a[i * row + j] = projected[i * ld + j];
-    s.solve();
-    const double largest = max(s.values[s.order[0]], 0.0);
+    s.reduce();
+    const int64_t count = wanted.least >= 0 ? s.above(wanted.least) : min(wanted.count, m);
+    const int64_t next = min(count + 1, m);
+    s.solve(next, wanted.least >= 0 ? next : count);
+    const double largest = max(s.values[0], 0.0);
     double worst = 0;
-    int64_t done = 0, turned = 0;
     const auto error = [&](int64_t i) {
-      const double* z_i = s.vector(i) + m - block;
-      turned = max(turned, i + 1);
       double sum = 0;
       for (int a = 0; a < block; ++a) {
         double x = 0;
-        for (int c = a; c < block; ++c) x += static_cast<double>(r[a * block + c]) * z_i[c];
+        for (int c = a; c < block; ++c) x += static_cast<double>(r[a * block + c]) * s.vector(m - block + c, i);
         sum += x * x;
       }
       return __builtin_sqrt(sum);
     };
-    const int64_t count = settled(wanted, m, s, t.norm2, wanted.floor * largest + 1e-300, unseen, worst, error);
-    done = count;
-    if (m >= q && done < 0) {  // nothing is left outside
-      done = min(wanted.count, q);
-      if (wanted.least >= 0)
-        for (done = 0; done < q && s.values[s.order[done]] > wanted.least; ++done) {
-        }
-    }
-    if (done >= 0) {
-      if (done > most) return nowhere;
-      // Entries of the projected matrix are as far off as the largest rounds, which can mix what is found with the
-      // rest.
-      if (sizeof(A) == 4 && done > 0) {
-        const double last = s.values[s.order[done - 1]], noise = epsilon<A> * largest;
-        const double gap = done < m ? last - s.values[s.order[done]] : last;
-        if (min(noise, noise * noise / gap) > wanted.tolerance * last) return drowned;
-      }
-      for (int64_t i = turned; i < done; ++i) s.vector(i);
-      turn(q, basis, s, done, v, some);
-      return done;
+    // At q directions nothing is left outside.
+    if (settled(wanted, count, m, s, t.norm2, wanted.floor * largest + 1e-300, unseen, worst, error) || m >= q) {
+      if (count > most) return nowhere;
+      if (hidden(wanted, count, s)) return drowned;
+      turn(q, basis, s, count, v, some);
+      for (int64_t j = 0; j < count; j += block)  // the basis is so only to a few roundings
+        orthonormalise<A>(q, v, j / block, v + j * q, nullptr, r, static_cast<int>(min(count - j, block)), random);
+      return count;
     }
     if (m >= cap) return nowhere;
     // The error falls as a power: aim at a little less than where it should be small enough.
-    double ahead = block;
-    if (last_check && worst < last_worst && worst > 1) {
-      double steps = 0;  // ln(worst) / ln(last_worst / worst), by halving
-      for (double x = worst; x > 1 && steps < 64; x *= worst / last_worst) ++steps;
-      ahead = 0.8 * steps * static_cast<double>(m - last_check);
-    }
+    const double faster = last_check ? logarithm(last_worst / worst) : 0;
+    const double steps = faster > 0 ? 0.9 * logarithm(worst) / faster * static_cast<double>(m - last_check) : block;
     last_check = m;
     last_worst = worst;
-    next_check = min(m + max<int64_t>(block, static_cast<int64_t>(min(ahead, 0.5 * static_cast<double>(m)))), cap);
+    const int64_t ahead = static_cast<int64_t>(min(steps, 0.5 * static_cast<double>(m)));
+    next_check = min(m + max(block, ahead), cap);
   }
 }
 
-// The same from the whole Gram matrix, in doubles, for a small q.
-template <class A>
-inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, A* v, Arena arena) {
-  const int64_t count = blocks(t.q), m = count * block;
-  Symmetric s = symmetric(m, arena);
-  double* chunk = arena.take<double>(64 * m);
+// The same from the whole Gram matrix, in the precision of M, for a small q.
+template <class M, class A>
+inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, Arena arena) {
+  Symmetric<M> s = symmetric<M>(blocks(t.q) * block, arena);
+  M* chunk = arena.take<M>(gram_rows * s.n);
   t.with([&](auto from) {
-    gram(t.p, count, s.a, m, chunk, [&](int64_t first, int64_t rows, double* to) {
-      const auto part = from.at(first, 0);
+    gram(t.p, blocks(t.q), s.a, chunk, [&](int64_t first, int64_t rows, int64_t b, M* to) {
+      const auto part = from.at(first, b * block);
+      const int64_t columns = min(t.q - b * block, block);
       for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < m; ++j)
-          to[i * m + j] = j < t.q ? static_cast<double>(part.p[i * part.row() + j * part.column()] * t.scale) : 0;
+        for (int64_t j = 0; j < block; ++j)
+          to[i * block + j] = j < columns ? static_cast<M>(part.p[i * part.row() + j * part.column()] * t.scale) : M{0};
     });
   });
   s.n = t.q;
-  s.solve();
-  int64_t done = min(wanted.count, t.q);
-  if (wanted.least >= 0)
-    for (done = 0; done < t.q && s.values[s.order[done]] > wanted.least; ++done) {
-    }
-  for (int64_t j = 0; j < blocks(done) * block; ++j) {
-    const double* z = j < done ? s.vector(j) : nullptr;
-    for (int64_t i = 0; i < t.q; ++i)
-      v[j / block * t.q * block + i * block + j % block] = z ? static_cast<A>(z[i]) : A{0};
-  }
-  return done;
+  s.reduce();
+  const int64_t count = wanted.least >= 0 ? s.above(wanted.least) : wanted.count;
+  if (count > most) return nowhere;
+  s.solve(count, count);
+  if (hidden(wanted, count, s)) return drowned;
+  for (int64_t i = 0; i < t.q * blocks(count) * block; ++i) v[i] = static_cast<A>(s.vectors[i]);
+  return count;
 }
 
-// Turns v, and w = m v (blocks of p rows) with it, so that the columns of w are orthogonal: the projection that the
-// search made knows small values only up to the rounding of the large ones. spare: as large as w.
+// v, blocks of q rows, from a row-major (q, count) whose last column comes first.
+template <class A>
+inline void deal(const A* from, int64_t q, int64_t count, A* v) {
+  for (int64_t j = 0; j < blocks(count) * block; ++j)
+    for (int64_t l = 0; l < q; ++l)
+      v[j / block * q * block + l * block + j % block] = j < count ? from[l * count + count - 1 - j] : A{0};
+}
+
+// Turns v, and w = m v (blocks of p rows) with it, so that the columns of w are orthogonal: what is found knows small
+// values only up to the rounding of the large ones. spare: as large as w.
 template <class A>
 inline void refine(const Tall<A>& t, int64_t count, A* v, A* w, A* spare, Arena arena) {
   const int64_t number = blocks(count), wide = number * block;
   A* some = arena.take<A>(wide * block);
-  double* chunk = arena.take<double>(64 * wide);
-  Symmetric s = symmetric(wide, arena);
-  gram(t.p, number, s.a, wide, chunk, [&](int64_t first, int64_t rows, double* to) {
-    for (int64_t b = 0; b < number; ++b)
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < block; ++j)
-          to[i * wide + b * block + j] = static_cast<double>(w[(b * t.p + first + i) * block + j]);
+  Symmetric<double> s = symmetric<double>(wide, arena);
+  double* chunk = arena.take<double>(gram_rows * wide);
+  gram(t.p, number, s.a, chunk, [&](int64_t first, int64_t rows, int64_t b, double* to) {
+    for (int64_t i = 0; i < rows * block; ++i) to[i] = static_cast<double>(w[(b * t.p + first) * block + i]);
   });
   s.n = count;
-  s.solve();
-  for (int64_t i = 0; i < count; ++i) s.vector(i);
+  s.reduce();
+  s.solve(count, count);
   turn(t.q, v, s, count, spare, some);
   __builtin_memcpy(v, spare, sizeof(A) * static_cast<size_t>(t.q * wide));
   turn(t.p, w, s, count, spare, some);
@@ -359,11 +362,16 @@ inline int64_t search_in_doubles(const Tall<A>& t, const Wanted& wanted, int64_t
 // negative number.
 template <class A>
 inline int64_t largest(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, A* w, A* spare, Arena arena) {
-  const bool small = t.q <= small_side;
-  int64_t count = small ? decompose(t, wanted, v, arena) : search(t, wanted, most, v, arena);
-  if (count == drowned) count = search_in_doubles(t, wanted, most, v, arena);
+  constexpr int64_t short_side = 96;  // up to here the time is in latencies: doubles take no more of it
+  int64_t count = drowned;
+  if (t.q > small_side) count = search(t, wanted, most, v, arena);
+  else if (t.q > short_side) count = decompose<A>(t, wanted, most, v, arena);
+  const bool rough = count != drowned;
+  if (!rough)
+    count = t.q > small_side ? search_in_doubles(t, wanted, most, v, arena)
+                             : decompose<double>(t, wanted, most, v, arena);
   for (int64_t b = 0; b < blocks(count); ++b) times(t, v + b * t.q * block, w + b * t.p * block);
-  if (!small && count > 0) refine(t, count, v, w, spare, arena);
+  if (count > 0 && (rough || t.q > small_side)) refine(t, count, v, w, spare, arena);
   return count;
 }
 

@@ -13,10 +13,7 @@ Search one(const TruncatedSvd& a, int64_t i, Arena arena) {
   if (!a.basis && q > small_side && !worth_a_search(q, k)) return Search::not_found;
   A *v = arena.take<A>(q * wide), *w = arena.take<A>(p * wide), *spare = arena.take<A>(p * wide);
   if (a.basis) {
-    const A* from = static_cast<const A*>(a.basis) + i * q * k;
-    for (int64_t j = 0; j < wide; ++j)
-      for (int64_t l = 0; l < q; ++l)
-        v[j / block * q * block + l * block + j % block] = j < k ? from[l * k + k - 1 - j] : A{0};
+    deal(static_cast<const A*>(a.basis), q, k, v);
     for (int64_t j = 0; j < wide; j += block) times(t, v + j * q, w + j * p);
   } else if (largest(t, {k, -1, 1e-5, sizeof(A) == 4 ? 0x1p-40 : 0x1p-46}, k, v, w, spare, arena) < 0) {
     return Search::not_found;

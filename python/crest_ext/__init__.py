@@ -7,6 +7,8 @@ from crest_ext import container as container
 from crest_ext import nn as nn
 from crest_ext import optim as optim
 from crest_ext.methods import (
+    LowRank,
+    LowRankConfig,
     Mimic,
     MimicConfig,
     Quantize,
@@ -32,6 +34,7 @@ from crest_ext.ops import (
     pack_sparse_conv2d,
     prune_splice_,
     sgd_prune_splice_,
+    singular_value_threshold,
     sparse_conv2d,
     sparse_group_soft_threshold_,
     sparse_linear,
@@ -43,6 +46,8 @@ from crest_ext.rewrite import factorize, materialize, pack, recalibrate, separat
 
 __version__: str = _C.version
 __all__ = [
+    "LowRank",
+    "LowRankConfig",
     "Mimic",
     "MimicConfig",
     "PackedSparse",
@@ -72,6 +77,7 @@ __all__ = [
     "separate",
     "sgd_prune_splice_",
     "shrink",
+    "singular_value_threshold",
     "sparse_conv2d",
     "sparse_group_soft_threshold_",
     "sparse_linear",

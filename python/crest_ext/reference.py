@@ -156,3 +156,8 @@ def sparse_conv2d(
     weight = weight[:, : math.prod(weight_shape[1:])].view(*weight_shape)
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     return y.relu() if activation == "relu" else y
+
+
+def singular_value_threshold(a: Tensor, threshold: float) -> Tensor:
+    u, s, vh = torch.linalg.svd(a, full_matrices=False)
+    return (u * (s - threshold).clamp(min=0).unsqueeze(-2)) @ vh

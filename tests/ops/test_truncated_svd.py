@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
 from crest_ext import truncated_svd
+from spectra import SPECTRA, of_spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SPECTRA: dict[str, Callable[[Tensor], Tensor]] = {
-    "1/i": lambda i: 1 / (i + 1),
-    "geometric": lambda i: 0.5**i,
-    "flat": lambda i: 1 + 1 / (i + 1),
-    "rank 5": lambda i: (i < 5).double(),
-    "forty equal": lambda i: torch.where(i < 40, 1.0, 1 / (i + 1)),
-    "all equal": torch.ones_like,
-    "steps of twenty": lambda i: 0.5 ** (i // 20),
-    "zero": torch.zeros_like,
-    "large": lambda i: 1e30 / (i + 1),
-    "small": lambda i: 1e-30 / (i + 1),
-}
-# The whole Gram matrix, of a small matrix and for many vectors; the search; wide, tall, and one vector.
-SHAPES = [(1, 1, 1), (5, 3, 3), (33, 70, 7), (64, 64, 16), (150, 130, 40), (130, 210, 16), (300, 120, 1)]
-
-
-def of_spectrum(r: int, c: int, spectrum: str, dtype: torch.dtype) -> Tensor:
-    q = min(r, c)
-    u, v = (torch.linalg.qr(torch.randn(size, q, dtype=torch.float64))[0] for size in (r, c))
-    return (u * SPECTRA[spectrum](torch.arange(q, dtype=torch.float64)) @ v.t()).to(dtype)
+# The whole Gram matrix, in float64 and float32; the search; wide, tall, and one vector.
+SHAPES = [(1, 1, 1), (5, 3, 3), (33, 70, 7), (64, 64, 16), (103, 150, 79), (130, 210, 16), (270, 300, 40), (300, 260, 1)]
 
 
 def check(a: Tensor, k: int) -> None:

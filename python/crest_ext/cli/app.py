@@ -89,7 +89,7 @@ def train_(
 ) -> None:
     phases = train.load_recipe(recipe)
     if not phases.dense:
-        raise ValueError(f"--recipe: {recipe} must have a phase before its first surgery or quantize")
+        raise ValueError(f"--recipe: {recipe} must have a phase before its first surgery, quantize or low_rank")
     report.show(_run(phases, 0, phases.dense, None, model, data, seed, threads, out), as_json)
 
 
@@ -107,11 +107,11 @@ def compress(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Run what a recipe does to a trained file (surgery, quantisation), or all of it from nothing."""
+    """Run what a recipe does to a trained file (surgery, quantisation, low rank), or all of it from nothing."""
     phases = train.load_recipe(recipe)
     first = phases.dense if file else 0
     if phases.dense == len(phases.phases):
-        raise ValueError(f"--recipe: {recipe} must have a surgery or quantize")
+        raise ValueError(f"--recipe: {recipe} must have a surgery, quantize or low_rank")
     report.show(_run(phases, first, len(phases.phases), file, model, data, seed, threads, out), as_json)
 
 

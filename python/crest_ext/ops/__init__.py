@@ -13,6 +13,7 @@ from crest_ext.ops.pack_sparse import PackedSparse, pack_sparse, unpack_sparse
 from crest_ext.ops.pack_sparse_conv2d import PackedSparseConv2d, pack_sparse_conv2d, unpack_sparse_conv2d
 from crest_ext.ops.prune_splice import prune_splice_
 from crest_ext.ops.sgd_prune_splice import sgd_prune_splice_
+from crest_ext.ops.singular_value_threshold import singular_value_threshold
 from crest_ext.ops.sparse_conv2d import sparse_conv2d
 from crest_ext.ops.sparse_linear import sparse_linear
 from crest_ext.ops.truncated_svd import truncated_svd
@@ -33,6 +34,7 @@ __all__ = [
     "pack_sparse_conv2d",
     "prune_splice_",
     "sgd_prune_splice_",
+    "singular_value_threshold",
     "sparse_conv2d",
     "sparse_group_soft_threshold_",
     "sparse_linear",

@@ -31,11 +31,11 @@ def truncated_svd(
         ValueError: a shape or dtype is not as above, neither or both of rank and energy, one of them out of range, or
             a number of a that is not finite.
 
-    Work: up to a shorter side of 96, and for more than a sixth of all vectors, the Gram matrix's decomposition in
-        float64. Else a block Krylov space of m directions, sixteen in each pass over a: 4 r c m flop, and
-        4 min(r, c) m^2 to keep them orthogonal; if it has not converged at m = 6 k + 160, the Gram matrix. A matrix
-        takes one thread there, and a batch all. On a GPU there is no kernel of ours: torch.linalg.svd decomposes all of
-        a, and the largest values are kept.
+    Work: up to a shorter side q of 256, the decomposition of the Gram matrix for k vectors, in float32 where that is
+        enough; torch.linalg.eigh of it for more than a sixth of all vectors of a larger one. Else a block Krylov space
+        of m directions, sixteen in each pass over a: 4 r c m flop, and 2 q m^2 or twice that to keep them orthogonal;
+        if it has not converged at m = 6 k + q / 2, torch's eigh. A matrix takes one thread, and a batch all. On a GPU
+        there is no kernel of ours: torch.linalg.svd decomposes all of a, and the largest values are kept.
     Source: Musco, Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
         Decomposition", NIPS 2015, algorithm 2, with full reorthogonalisation and a test of convergence.
     """
@@ -55,13 +55,26 @@ def rank_of_energy(a: Tensor, energy: float, squared: bool = True) -> int:
         return min(1, *a.shape[-2:]) if a.dim() >= 2 else 0  # the op has the message
     if not a.isfinite().all():
         raise ValueError("truncated_svd: a must be finite, got NaN or infinity")
+    values = singular_values(a)
+    share = (values**2 if squared else values).cumsum(-1)
+    return int((share < energy * share[..., -1:]).sum(-1).max()) + 1
+
+
+def singular_values(a: Tensor) -> Tensor:
+    """(..., min(r, c)), float64, descending; what may be nothing but rounding of a, and of its squares, is 0."""
     wide = a.detach().double()
     gram = wide @ wide.mT if a.shape[-2] < a.shape[-1] else wide.mT @ wide
-    values = torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
+    squares = torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
     # A rounding error of a value of the matrix is one of its square in the Gram matrix.
-    values[values < (16 * torch.finfo(a.dtype).eps) ** 2 * values[..., :1]] = 0
-    share = (values if squared else values.sqrt()).cumsum(-1)
-    return int((share < energy * share[..., -1:]).sum(-1).max()) + 1
+    least = max((16 * torch.finfo(a.dtype).eps) ** 2, max(a.shape[-2:]) * torch.finfo(torch.float64).eps)
+    squares[squares < least * squares[..., :1]] = 0
+    return squares.sqrt()
+
+
+def rank_of(s: Tensor, energy: float, squared: bool = True) -> int:
+    """The smallest rank, at least 1, whose singular values s (groups, q), in descending order, hold the energy."""
+    share = (s.double() ** 2 if squared else s.double()).sum(0).cumsum(0)
+    return int((share < energy * share[-1]).sum()) + 1
 
 
 def _cuda(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crest_ext.nn.layers import layers
+from crest_ext.ops.truncated_svd import rank_of, singular_values, truncated_svd
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.replace import Model, reason_not_to_replace, replace_layers
 
@@ -95,7 +96,7 @@ def factorize(
         ValueError: neither or both of energy and rank, one of them out of range, a pattern that matches no layer, or
             a weight that is not finite.
 
-    Work: one singular value decomposition a layer and group.
+    Work: for energy, the eigenvalues of each layer's and group's Gram matrix; then `truncated_svd` of those that change.
     Source: Alvarez, Salzmann, "Compression-aware Training of Deep Networks", NIPS 2017, section 3.
     """
     if (energy is None) == (rank is None):
@@ -139,25 +140,18 @@ def _factors(
     _, rows, columns = matrix.shape
     if rank is not None and not 1 <= rank <= min(rows, columns):
         raise ValueError(f"factorize: rank of layer {name!r} must be in [1, {min(rows, columns)}], got {rank}")
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    s[s < max(rows, columns) * torch.finfo(s.dtype).eps * s.max()] = 0  # nothing but rounding
     if rank is None:
         assert energy is not None
-        rank = rank_of(s, energy, squared)
+        rank = rank_of(singular_values(matrix), energy, squared)
     after = groups * rank * (rows + columns)
     if after >= weight.numel():
         return _left(name, layer, f"rank {rank} needs {after:,} weights instead of {weight.numel():,}"), None
-    root = s[:, :rank].sqrt()
-    narrow, wide = root[:, :, None] * vh[:, :rank], u[:, :, :rank] * root[:, None]
-    error = (s[:, rank:].norm() / s.norm()).item() if s.any() else 0.0
+    u, s, vh = truncated_svd(matrix, rank)
+    root = s.sqrt()
+    narrow, wide = root[:, :, None] * vh, u * root[:, None]
+    error = ((matrix - wide @ narrow).norm() / matrix.norm()).item() if matrix.any() else 0.0
     pair = _pair(layer, narrow.flatten(0, 1), wide.flatten(0, 1))
     return FactorizedLayer(name, rank, weight.numel(), after, error, ""), pair
-
-
-def rank_of(s: Tensor, energy: float, squared: bool = True) -> int:
-    """The smallest rank, at least 1, whose singular values s (groups, q), in descending order, hold the energy."""
-    share = (s.double() ** 2 if squared else s.double()).sum(0).cumsum(0)
-    return int((share < energy * share[-1]).sum()) + 1
 
 
 def _pair(layer: nn.Linear | nn.Conv2d, narrow: Tensor, wide: Tensor) -> nn.Sequential:

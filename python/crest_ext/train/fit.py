@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crest_ext.methods import Quantize, Surgery
+from crest_ext.methods import LowRank, Quantize, Surgery
 from crest_ext.nn import Masked
 from crest_ext.optim import PruneSpliceSGD
 from crest_ext.train.schedules import Constant, Schedule
@@ -39,6 +39,7 @@ def fit(
     bias_lr: float = 1.0,
     surgery: Surgery | None = None,
     quantize: Quantize | None = None,
+    low_rank: LowRank | None = None,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     progress: Report | None = None,
 ) -> None:
@@ -54,12 +55,13 @@ def fit(
         bias_lr: factor of the learning rate of biases; 2 in Caffe's LeNets.
         surgery: a method on this model, whose step is made with the optimizer's in one pass.
         quantize: another, whose step follows the optimizer's.
+        low_rank: another, of that kind too; it is given the optimizer.
         loss: of (model(x), y).
         progress: called about a hundred times, and at the end.
 
     Raises:
         ValueError: batches is empty.
-        RuntimeError: see `Surgery.step` and `Quantize.step`.
+        RuntimeError: see `Surgery.step`, `Quantize.step` and `LowRank.step`.
     """
     schedule = Constant(lr) if isinstance(lr, (int, float)) else lr
     biases = {p for name, p in model.named_parameters() if name.rpartition(".")[2] == "bias"}
@@ -70,6 +72,8 @@ def fit(
         optimizer = torch.optim.SGD(groups, schedule.start, momentum, weight_decay=weight_decay, fused=True)
     else:
         optimizer = PruneSpliceSGD(groups, schedule.start, momentum, weight_decay, surgery=surgery)
+    if low_rank:
+        low_rank.optimizer = optimizer
     device = next(model.parameters()).device
     model.train()
     every = max(1, iterations // 100)
@@ -84,6 +88,8 @@ def fit(
         optimizer.step()
         if quantize:
             quantize.step()
+        if low_rank:
+            low_rank.step()
         if progress and ((iteration + 1) % every == 0 or iteration + 1 == iterations):
             progress(Progress(iteration + 1, iterations, value.item()))
 

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from crest_ext.methods import QuantizeConfig, SurgeryConfig
+from crest_ext.methods import LowRankConfig, QuantizeConfig, SurgeryConfig
 from crest_ext.train.schedules import SCHEDULES, Schedule
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -32,6 +32,7 @@ class Phase:
         surgery: fields of SurgeryConfig; without it, the phase trains what there is: the dense network, or, after a
             surgery, the weights that are left.
         quantize: fields of QuantizeConfig; instead of surgery.
+        low_rank: fields of LowRankConfig; instead of these. Ranks fall, weights stay: `factorize` the result.
     """
 
     name: str
@@ -44,6 +45,11 @@ class Phase:
     freeze: tuple[str, ...] = ()
     surgery: SurgeryConfig | None = None
     quantize: QuantizeConfig | None = None
+    low_rank: LowRankConfig | None = None
+
+    @property
+    def compresses(self) -> bool:
+        return bool(self.surgery or self.quantize or self.low_rank)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Recipe:
     @property
     def dense(self) -> int:
         """Number of phases before the first that compresses."""
-        compress = (i for i, phase in enumerate(self.phases) if phase.surgery or phase.quantize)
+        compress = (i for i, phase in enumerate(self.phases) if phase.compresses)
         return next(compress, len(self.phases))
 
 
@@ -100,7 +106,11 @@ def _phase(value: object, where: str) -> Phase:
         if not isinstance(freeze, list) or not all(isinstance(pattern, str) for pattern in freeze):
             raise ValueError(f"{where}: freeze must be a list of names or patterns, got {freeze!r}")
         table["freeze"] = tuple(freeze)
-    methods: dict[str, Callable[..., object]] = {"surgery": SurgeryConfig, "quantize": QuantizeConfig}
+    methods: dict[str, Callable[..., object]] = {
+        "surgery": SurgeryConfig,
+        "quantize": QuantizeConfig,
+        "low_rank": LowRankConfig,
+    }
     for name, config in methods.items():
         if name in table:
             table[name] = _build(config, _table(table[name], f"{where}: {name}"), f"{where}: {name}")
@@ -108,8 +118,9 @@ def _phase(value: object, where: str) -> Phase:
     for name, least in (("iterations", 1), ("batch_size", 1), ("momentum", 0), ("weight_decay", 0), ("bias_lr", 0)):
         if getattr(phase, name) < least:
             raise ValueError(f"{where}: {name} must be at least {least}, got {getattr(phase, name)}")
-    if phase.surgery and phase.quantize:
-        raise ValueError(f"{where}: quantize must have a phase of its own, got surgery as well")
+    given = [name for name in methods if getattr(phase, name)]
+    if len(given) > 1:
+        raise ValueError(f"{where}: {given[1]} must have a phase of its own, got {given[0]} as well")
     return phase
 
 

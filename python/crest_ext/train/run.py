@@ -15,7 +15,7 @@ from torch import nn
 
 from crest_ext.container import load_file, load_model, safe_open, save_model
 from crest_ext.data import Dataset, Loader
-from crest_ext.methods import Quantize, Surgery
+from crest_ext.methods import LowRank, Quantize, Surgery
 from crest_ext.methods.select import Kind, select
 from crest_ext.nn import Masked, mask_
 from crest_ext.nn.masked import reason_not_to_mask
@@ -84,7 +84,7 @@ def run(
             train, test = loaders(data, phase.batch_size, 1000 * seed + number)
             bake(model)
             with _frozen(model, phase):
-                surgery, quantize = _methods(model, phase, seed)
+                surgery, quantize, low_rank = methods = _methods(model, phase, seed)
                 fit(
                     model,
                     train,
@@ -95,9 +95,10 @@ def run(
                     bias_lr=phase.bias_lr,
                     surgery=surgery,
                     quantize=quantize,
+                    low_rank=low_rank,
                     progress=start(phase) if start else None,
                 )
-            for method in (surgery, quantize):
+            for method in methods:
                 if method:
                     method.finish()
             bake(model)
@@ -125,7 +126,7 @@ def _channels_last(model: nn.Module) -> Iterator[None]:
             module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def _methods(model: nn.Module, phase: Phase, seed: int) -> tuple[Surgery | None, Quantize | None]:
+def _methods(model: nn.Module, phase: Phase, seed: int) -> tuple[Surgery | None, Quantize | None, LowRank | None]:
     """The phase's method, on the layers that are not frozen."""
 
     def trained(who: str, values: float | Mapping[str, float], kind: Kind) -> dict[str, float]:
@@ -135,12 +136,17 @@ def _methods(model: nn.Module, phase: Phase, seed: int) -> tuple[Surgery | None,
             raise ValueError(f"recipe: phase {phase.name}: freeze must leave a layer to {who}")
         return found
 
-    if phase.surgery:
-        c_rate = trained("Surgery", phase.surgery.c_rate, phase.surgery.kind)
-        return Surgery(model, replace(phase.surgery, c_rate=c_rate, seed=phase.surgery.seed + seed)), None
-    if phase.quantize:
-        return None, Quantize(model, replace(phase.quantize, lam=trained("Quantize", phase.quantize.lam, "all")))
-    return None, None
+    surgery, quantize = phase.surgery, phase.quantize
+    if surgery:
+        c_rate = trained("Surgery", surgery.c_rate, surgery.kind)
+        surgery = replace(surgery, c_rate=c_rate, seed=surgery.seed + seed)
+    if quantize:
+        quantize = replace(quantize, lam=trained("Quantize", quantize.lam, "all"))
+    return (
+        Surgery(model, surgery) if surgery else None,
+        Quantize(model, quantize) if quantize else None,
+        LowRank(model, phase.low_rank) if phase.low_rank else None,  # leaves by itself what is frozen
+    )
 
 
 @contextmanager
