@@ -81,7 +81,7 @@ NETWORKS = {
             lenet(
                 *("3 of table 1", (1, 3, 12), (25, 75)),
                 StructuredConfig(
-                    filter={"conv1": 0.015, "conv2": 0.04},
+                    filter={"conv1": 0.02, "conv2": 0.04},
                     channel={"conv2": 0.002},
                     least={"filter": {"conv1": 3, "conv2": 12}},
                 ),
