@@ -12,16 +12,17 @@ inline int64_t tiles_of_filter(const SparseConv2d& a) {
 
 // (k,): how far from an output's place the number is that each column meets.
 inline std::vector<int64_t> distances(const SparseConv2d& a, const ConvPlanes& p) {
-  const int64_t lanes = p.y_plane / p.steps;
+  const int64_t lanes = p.y_plane / p.steps, per_channel = p.phases[0] * p.phases[1] * p.x_plane;
   std::vector<int64_t> to;
-  for (int64_t channel = 0; channel < a.c / a.groups; ++channel)
-    for (int64_t i = 0; i < a.kh; ++i)
-      for (int64_t j = 0; j < a.kw; ++j) {
-        const int64_t row = i * a.dilation[0], column = j * a.dilation[1];
-        const int64_t phase = row % a.stride[0] * p.phases[1] + column % a.stride[1];
-        const int64_t position = row / a.stride[0] * p.qw + column / a.stride[1];
-        to.push_back((channel * p.phases[0] * p.phases[1] + phase) * p.x_plane + position * lanes);
-      }
+  to.reserve(static_cast<size_t>(a.c / a.groups * a.kh * a.kw));
+  for (int64_t i = 0; i < a.kh; ++i)
+    for (int64_t j = 0; j < a.kw; ++j) {
+      const int64_t row = i * a.dilation[0], column = j * a.dilation[1];
+      const int64_t phase = row % a.stride[0] * p.phases[1] + column % a.stride[1];
+      to.push_back(phase * p.x_plane + (row / a.stride[0] * p.qw + column / a.stride[1]) * lanes);
+    }
+  for (int64_t column = a.kh * a.kw; column < a.c / a.groups * a.kh * a.kw; ++column)
+    to.push_back(to[static_cast<size_t>(column - a.kh * a.kw)] + per_channel);
   return to;
 }
 

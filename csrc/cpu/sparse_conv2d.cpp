@@ -1,7 +1,8 @@
 // sparse_conv2d: the product of filters with planes.
 #include "../sparse_conv2d.h"
 
-#include "vec.h"
+#include "sparse_conv2d_tile.h"
+#include "unroll.h"
 
 namespace crest::CREST_ISA {
 namespace {
@@ -9,18 +10,24 @@ namespace {
 using V = Vec<float>;
 constexpr int64_t most_filters = 128;  // at a time: their sums stay in the second level of cache
 
-inline const float* decode(const float* values, int64_t, float*) { return values; }
 template <class T>
 inline const float* decode(const T* values, int64_t count, float* to) {
   for (int64_t i = 0; i < count; ++i) to[i] = widen(values[i]);
   return to;
 }
 
+// The values of a cell.
+inline const float* values_of(const SparseConv2d& a, int64_t from, int64_t count, float* room) {
+  if (a.dtype == Dtype::float32) return static_cast<const float*>(a.values) + from;
+  if (a.dtype == Dtype::bfloat16) return decode(static_cast<const BFloat16*>(a.values) + from, count, room);
+  return decode(static_cast<const Half*>(a.values) + from, count, room);
+}
+
 inline V relu(V y) { return {y.v < V::zero().v ? V::zero().v : y.v}; }  // a NaN stays
 
 // Filters [first, last) of one group, times one tile of the planes of `size` registers: x and y are where it begins.
 // The sums of a filter stay in registers for as long as it meets the channels of one tile of the weight.
-template <int size, class T>
+template <int size>
 inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x, float* y, int64_t first,
                      int64_t last) {
   const int64_t tiles = (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
@@ -30,29 +37,28 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
       const int64_t from = a.starts[tile * a.m + filter], count = a.starts[tile * a.m + filter + 1] - from;
       float* out = y + filter * p.planes.y_plane;
       V sum[size];
-      for (int i = 0; i < size; ++i) sum[i] = tile ? V::load(out + i * V::width) : V::all(a.bias ? a.bias[filter] : 0);
+      if (tile)
+        unroll<size>([&](auto i) CREST_INLINE { sum[i] = V::load(out + i * V::width); });
+      else
+        unroll<size>([&, bias = V::all(a.bias ? a.bias[filter] : 0)](auto i) CREST_INLINE { sum[i] = bias; });
       float decoded[tile_of_filter];
-      const float* values = decode(static_cast<const T*>(a.values) + from, count, decoded);
+      const float* values = values_of(a, from, count, decoded);
       const uint8_t* columns = a.columns + from;
       for (int64_t j = 0; j < count; ++j) {
         const V w = V::all(values[j]);
         const float* in = x + distances[columns[j]];
-        for (int i = 0; i < size; ++i) sum[i] = w * V::load(in + i * V::width) + sum[i];
+        unroll<size>([&](auto i) CREST_INLINE { sum[i] = w * V::load(in + i * V::width) + sum[i]; });
       }
       const bool activate = a.relu && tile == tiles - 1;
-      for (int i = 0; i < size; ++i) (activate ? relu(sum[i]) : sum[i]).store(out + i * V::width);
+      unroll<size>([&](auto i) CREST_INLINE { (activate ? relu(sum[i]) : sum[i]).store(out + i * V::width); });
     }
   }
 }
 
-// f(Size<n>{}), for n up to `size`.
-template <int n>
-struct Size {
-  static constexpr int value = n;
-};
-template <int size = 12, class F>
+// f(Index<n>{}), for n up to `size`.
+template <int64_t size = most_sums, class F>
 inline void with_size(int64_t n, const F& f) {
-  if constexpr (size > 0) n == size ? f(Size<size>{}) : with_size<size - 1>(n, f);
+  if constexpr (size > 0) n == size ? f(Index<size>{}) : with_size<size - 1>(n, f);
 }
 
 // The first filter whose work begins at `from` or later.
@@ -79,12 +85,8 @@ void sparse_conv2d_multiply(const SparseConv2d& a, const ConvProduct& p, int64_t
     for (int64_t filter = filter_at(a, p.work, begin - part * all); filter < last;) {
       const int64_t group = filter / per_group;
       const int64_t next = min(min(last, filter + most_filters), (group + 1) * per_group);
-      dispatch(a.dtype, [&](auto type) {
-        with_size(q.tile, [&](auto size) {
-          multiply<size.value, typename decltype(type)::type>(a, p, x + group * group_planes * q.x_plane, y, filter,
-                                                              next);
-        });
-      });
+      with_size(q.tile,
+                [&](auto size) { multiply<size>(a, p, x + group * group_planes * q.x_plane, y, filter, next); });
       filter = next;
     }
   }

@@ -1,6 +1,8 @@
 // sparse_conv2d: from x to planes, and from planes to y.
 #include "../sparse_conv2d.h"
+#include "sparse_conv2d_tile.h"
 #include "transpose.h"
+#include "unroll.h"
 
 namespace crest::CREST_ISA {
 namespace {
@@ -8,8 +10,7 @@ namespace {
 using V = Vec<float>;
 constexpr int64_t lanes = V::width;
 
-// Sums that fit in registers beside a weight, and bytes of x that stay in the first level of cache.
-constexpr int64_t most_sums = 12, cached_bytes = 40 << 10;
+constexpr int64_t cached_bytes = 56 << 10;  // of x that a tile may touch: what the first level of cache keeps most of
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -19,11 +20,18 @@ inline int64_t kept(int64_t size, int64_t outputs, int64_t kernel, int64_t strid
   return max(min(read, padding + size), read - padding);
 }
 
-// The registers of a tile: as many as keep the channels of a tile of the weight in cache, and share the plane evenly.
+// The registers of a tile, among as many as keep what the columns of one tile of the weight touch of x in cache: a
+// non-zero costs three loads besides, of where it is, how far and its value, and the last tile may reach beyond.
 inline int64_t tile_registers(const SparseConv2d& a, const ConvPlanes& p, int64_t registers) {
-  const int64_t channels = min(a.c / a.groups, tile_of_filter / (a.kh * a.kw) + 1) * p.phases[0] * p.phases[1];
-  const int64_t most = min(max(cached_bytes / (register_bytes * channels) - p.halo, int64_t{6}), most_sums);
-  return ceil_div(registers, ceil_div(registers, most));
+  const int64_t columns = min(a.c / a.groups * a.kh * a.kw, tile_of_filter);
+  const int64_t planes = min(a.c / a.groups, tile_of_filter / (a.kh * a.kw) + 1) * p.phases[0] * p.phases[1];
+  const auto touched = [&](int64_t tile) { return min(columns * tile, planes * (tile + p.halo)) * register_bytes; };
+  const auto loads = [&](int64_t tile) { return ceil_div(registers, tile) * (tile + 3); };
+  int64_t best = 1;
+  for (int64_t tile = 2; tile <= min(most_sums, registers) && (tile <= least_sums || touched(tile) <= cached_bytes);
+       ++tile)
+    if (loads(tile) < loads(best)) best = tile;
+  return best;
 }
 
 // from (count,) to to (count,), which has `room` numbers that may be written.
@@ -50,7 +58,10 @@ inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel,
       const float* x = a.x + ((i * a.c + channel) * a.h + y) * a.w + from;
       float* to = plane + (i * p.qh + q) * p.qw + first;
       if (stride == 1)
-        for_each_register<float>(0, count, [&](auto v, int64_t j) { decltype(v)::load(x + j).store(to + j); });
+        for (int64_t j = 0; j < count; j += lanes) {
+          const int some = static_cast<int>(min(count - j, lanes));
+          store_first(load_first<V>(x + j, some), to + j, some);
+        }
       else
         for (int64_t j = 0; j < count; ++j) to[j] = x[j * stride];
     }

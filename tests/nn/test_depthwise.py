@@ -55,6 +55,16 @@ def test_activation_and_repr() -> None:
     assert repr(conv).endswith("activation=relu6)")
 
 
+@pytest.mark.parametrize("padding", ["same", (0, 1, 1, 2)])
+def test_onnx_gets_operations_of_torch(padding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    conv, x = DepthwiseConv2d(4, 3, 2, padding, activation="relu6"), torch.randn(1, 4, 8, 9) * 9
+    expected = conv(x)
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    torch.testing.assert_close(conv(x), expected)
+    program = torch.export.export(conv, (x,))
+    assert not any("crest" in str(node.target) for node in program.graph.nodes)
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies(clone: Callable[[nn.Module], nn.Module]) -> None:
     conv, x = DepthwiseConv2d(4, 3, 2, (0, 1, 1, 2), activation="relu"), torch.randn(1, 4, 8, 8)

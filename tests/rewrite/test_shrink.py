@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from crest_ext import shrink
 from crest_ext.models import create_model
-from crest_ext.nn import mask_
+from crest_ext.nn import DepthwiseConv2d, mask_
 from shrinking import check, conv_bn, run, settle, shapes, zero_
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -147,9 +147,11 @@ def test_groups_go_whole_or_by_equal_numbers() -> None:
     assert small[2].groups == 3
 
 
+@pytest.mark.parametrize("ours", [False, True])
 @pytest.mark.parametrize("multiplier", [1, 2])
-def test_depthwise(multiplier: int) -> None:
+def test_depthwise(multiplier: int, ours: bool) -> None:
     deep = nn.Conv2d(8, 8 * multiplier, 3, padding=1, groups=8)
+    deep = DepthwiseConv2d.from_conv2d(deep, "relu6") if ours else deep
     model: Any = settle(nn.Sequential(conv_bn(3, 8), deep, nn.ReLU(), nn.Conv2d(8 * multiplier, 5, 1)))
     zero_(model[0][0], outs=[0])  # constant 0: so is what the depthwise filters make of it, a constant
     model[0][1].running_mean[0] = 0.0

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crest_ext.nn import DepthwiseConv2d
+
 # (stride, channels at width 1) of the thirteen blocks; the paper's table prints the last stride as 2, by mistake.
 BLOCKS = [(1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), *[(1, 512)] * 5, (2, 1024), (1, 1024)]
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
-def convolution(channels_in: int, channels: int, kernel: int, stride: int, groups: int, folded: bool) -> nn.Module:
-    """Without padding, which depends on the image; with its BatchNorm unless that is folded into it."""
-    conv = nn.Conv2d(channels_in, channels, kernel, stride, groups=groups, bias=folded)
+def convolution(conv: nn.Conv2d, folded: bool) -> nn.Module:
+    """With its BatchNorm, unless that is folded into it."""
     nn.init.trunc_normal_(conv.weight, std=0.09, a=-0.18, b=0.18)
-    return conv if folded else nn.Sequential(conv, nn.BatchNorm2d(channels, eps=1e-3))
+    return conv if folded else nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels, eps=1e-3))
 
 
-def same(x: Tensor, stride: int) -> Tensor:
+class Same(nn.Module):
     """Zeros around x for a 3x3 kernel, as TensorFlow's SAME: even sizes, by stride 2, only below and at the right."""
-    pads = [max((-(-size // stride) - 1) * stride + 3 - size, 0) for size in (x.shape[3], x.shape[2])]
-    return F.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)])
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads = [max((-(-size // self.stride) - 1) * self.stride + 3 - size, 0) for size in (x.shape[3], x.shape[2])]
+        return F.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)])
 
 
 class Separable(nn.Module):
@@ -32,13 +38,13 @@ class Separable(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int, folded: bool, activation: str) -> None:
         super().__init__()
-        self.dw = convolution(channels_in, channels_in, 3, stride, channels_in, folded)
-        self.pw = convolution(channels_in, channels, 1, 1, 1, folded)
-        self.stride, self.activation = stride, activation
+        self.dw = convolution(DepthwiseConv2d(channels_in, 3, stride, "same", bias=folded), folded)
+        self.dw_activation = ACTIVATIONS[activation]()
+        self.pw = convolution(nn.Conv2d(channels_in, channels, 1, bias=folded), folded)
+        self.pw_activation = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
-        activation = ACTIVATIONS[self.activation]
-        return activation(self.pw(activation(self.dw(same(x, self.stride)))))
+        return self.pw_activation(self.pw(self.dw_activation(self.dw(x))))
 
 
 class MobileNetV1(nn.Module):
@@ -73,9 +79,10 @@ class MobileNetV1(nn.Module):
             raise ValueError(f"MobileNetV1: width_mult must be at least 1/32, got {width_mult}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"MobileNetV1: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-        self.activation, self.stride = activation, 1 if small else 2
-        channels, names = int(32 * width_mult), []
-        self.stem = convolution(3, channels, 3, self.stride, 1, folded)
+        channels, names, first = int(32 * width_mult), [], 1 if small else 2
+        self.same = Same(first)
+        self.stem = convolution(nn.Conv2d(3, channels, 3, first, bias=folded), folded)
+        self.stem_activation = ACTIVATIONS[activation]()
         for i, (stride, wide) in enumerate(BLOCKS, 1):
             if not (shallow and 7 <= i <= 11):
                 block = Separable(
@@ -88,7 +95,7 @@ class MobileNetV1(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = ACTIVATIONS[self.activation](self.stem(same(x, self.stride)))
+        x = self.stem_activation(self.stem(self.same(x)))
         for name in self.names:
             x = self.get_submodule(name)(x)
         return self.fc(torch.mean(x, (2, 3)))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crest_ext.ops import depthwise_conv2d
+from crest_ext.ops.depthwise_conv2d import sides
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """torch.nn.Conv2d with groups == in_channels, on `depthwise_conv2d`: the same state_dict.
+    """torch.nn.Conv2d with groups == in_channels, on `depthwise_conv2d`: the same state_dict. ONNX gets torch's own.
 
     Args:
         channels: in_channels and groups.
@@ -79,6 +82,11 @@ class DepthwiseConv2d(nn.Conv2d):
             sizes = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
             totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes]
             padding = tuple(side for total in totals for side in (total // 2, total - total // 2))
+        if torch.onnx.is_in_onnx_export():  # to what has no ops but its own
+            top, bottom, left, right = sides(padding)
+            padded = F.pad(x, (left, right, top, bottom))
+            y = F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+            return y if self.activation == "none" else F.relu(y) if self.activation == "relu" else F.relu6(y)
         return depthwise_conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.activation)
 
     def extra_repr(self) -> str:

@@ -10,7 +10,10 @@ from typing import Any
 import torch.fx
 from torch import Tensor, nn
 
-WATCHED = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
+from crest_ext.nn import DepthwiseConv2d
+
+FOLLOWERS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
+WATCHED = (nn.Linear, nn.Conv2d, DepthwiseConv2d, *FOLLOWERS)
 
 
 @dataclass
@@ -47,15 +50,15 @@ def record(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Call]:
 def followers(model: nn.Module, calls: dict[str, Call]) -> dict[str, str]:
     """The module that alone takes another's result, where each stands in one place and is called once.
 
-    A BatchNorm2d or a ReLU without hooks. Neighbours in an nn.Sequential, and where torch.fx can trace the model, those
-    that its graph connects.
+    A BatchNorm2d, ReLU or ReLU6 without hooks. Neighbours in an nn.Sequential, and where torch.fx can trace the model,
+    those that its graph connects.
     """
     modules = dict(model.named_modules())
     places = [m for parent in model.modules() for m in parent._modules.values() if m is not None]
     pairs = {}
     for one, two in itertools.chain(_in_sequentials(modules), _in_graph(model)):
         first, second = modules[one], modules[two]
-        if type(first) not in WATCHED or type(second) not in (nn.BatchNorm2d, nn.ReLU):
+        if type(first) not in WATCHED or type(second) not in FOLLOWERS:
             continue
         a, b = calls.get(one), calls.get(two)
         once = a and b and a.count == b.count == 1 and places.count(first) == places.count(second) == 1
@@ -71,9 +74,16 @@ def _in_sequentials(modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
             yield from itertools.pairwise(names[child] for child in parent._modules.values() if child is not None)
 
 
+class _Tracer(torch.fx.Tracer):
+    """Does not look into a module without modules: whatever its code does, it is one step."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not m._modules or super().is_leaf_module(m, module_qualified_name)
+
+
 def _in_graph(model: nn.Module) -> Iterator[tuple[str, str]]:
     try:
-        graph = torch.fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception:  # Whatever a model's code makes of a tensor that has no values. Its Sequentials are left.
         return
     for node in graph.nodes:

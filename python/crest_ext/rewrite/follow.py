@@ -16,9 +16,10 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from crest_ext.nn import DepthwiseConv2d
 from crest_ext.rewrite.channels import Channels, Use
 
-# ATen operations by their names, without the _ of those in place.
+# ATen operations, and one of ours, by their names, without the _ of those in place.
 # fmt: off
 UNARY = {
     "abs", "alias", "alpha_dropout", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "detach",
@@ -27,6 +28,7 @@ UNARY = {
     "tanh", "to",
 }
 # fmt: on
+LAYERS = {"linear", "conv2d", "depthwise_conv2d"}
 BINARY = {"add", "div", "maximum", "minimum", "mul", "sub"}
 POOLS = {f"{kind}_pool{d}d": d for kind in ("max", "avg", "adaptive_avg") for d in (1, 2, 3)}  # over d dimensions
 POOLS |= {"upsample_nearest2d": 2, "upsample_bilinear2d": 2}
@@ -108,7 +110,7 @@ class _Walk:
         return self.channels
 
     def step(self, node: Node, y: Any) -> None:
-        name = str(node.target).removeprefix("aten.").split(".")[0].removesuffix("_")
+        name = str(node.target).removeprefix("aten.").removeprefix("crest.").split(".")[0].removesuffix("_")
         axis = self.rule(name, node, y)
         if axis is None:
             origin = next((self.lost[n] for n in node.all_input_nodes if n in self.lost), None)
@@ -138,7 +140,7 @@ class _Walk:
 
     def rule(self, name: str, node: Node, y: Any) -> Axis | None:
         """The channels of y = name(...); None where each is not a channel of its own any more."""
-        if name in ("linear", "conv2d"):
+        if name in LAYERS:
             return None if node.kwargs else self.layer(name, node)
         if name in ("batch_norm", "prelu"):
             return None if node.kwargs else self.by_channel(name, node)
@@ -194,7 +196,7 @@ class _Walk:
         if (
             not isinstance(layer, (nn.Linear, nn.Conv2d))
             or not isinstance(x, Node)
-            or options[3:] not in ([], [groups])
+            or (name == "conv2d" and options[3:] not in ([], [groups]))
         ):
             return None
         dim = self.values[x].dim() - (1 if name == "linear" else 3)
@@ -264,7 +266,7 @@ class _Walk:
         if owner in self.channels.reasons:
             self.pin(node.all_input_nodes, f"{self.names[owner]} reads them, which {self.channels.reasons[owner]}")
             return None
-        return owner if type(owner) in (nn.Linear, nn.Conv2d, nn.PReLU, *NORMS) else None
+        return owner if type(owner) in (nn.Linear, nn.Conv2d, DepthwiseConv2d, nn.PReLU, *NORMS) else None
 
     def pin(self, nodes: Iterable[Node], why: str) -> None:
         for node in nodes:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, followers, has_hooks, record
@@ -20,6 +21,11 @@ from crest_ext.rewrite.materialize import materialize
 Model = TypeVar("Model", bound=nn.Module)
 BUDGET = 0.2  # seconds to measure each layer, and the whole
 MOST_KEPT = 0.7  # the density above which no measurement is worth its time
+ACTIVATIONS: dict[str, dict[type[nn.Module], str]] = {  # that each kernel takes along
+    "sparse": {nn.ReLU: "relu"},
+    "depthwise": {nn.ReLU: "relu", nn.ReLU6: "relu6"},
+    "dense": {},
+}
 
 
 @dataclass(frozen=True)
@@ -33,9 +39,9 @@ class PackedLayer:
     name: str
     rows: int
     density: float
-    kernel: Literal["dense", "sparse", "sparse, relu"]
+    kernel: str  # dense, sparse or depthwise, and the activation that runs in the same pass: "sparse, relu"
     dense: float
-    sparse: float
+    sparse: float  # or depthwise
     reason: str
 
 
@@ -49,12 +55,12 @@ class PackReport:
     reason: str
 
     def __str__(self) -> str:
-        lines = [f"{'layer':<24}{'rows':>8}{'density':>9}  {'kernel':<14}{'dense ms':>10}{'sparse ms':>10}  reason"]
+        lines = [f"{'layer':<24}{'rows':>8}{'density':>9}  {'kernel':<18}{'dense ms':>10}{'packed ms':>10}  reason"]
         lines += [
-            f"{l.name:<24}{l.rows:>8}{l.density:>9.3f}  {l.kernel:<14}{_ms(l.dense)}{_ms(l.sparse)}  {l.reason}"
+            f"{l.name:<24}{l.rows:>8}{l.density:>9.3f}  {l.kernel:<18}{_ms(l.dense)}{_ms(l.sparse)}  {l.reason}"
             for l in self.layers  # noqa: E741
         ]
-        return "\n".join([*lines, f"{'the whole model':<57}{_ms(self.dense)}{_ms(self.packed)}  {self.reason}"])
+        return "\n".join([*lines, f"{'the whole model':<61}{_ms(self.dense)}{_ms(self.packed)}  {self.reason}"])
 
 
 @overload
@@ -66,14 +72,15 @@ def pack(
 def pack(
     model: Model, example_input: Any, *, explain: bool = False, dtype: torch.dtype = torch.float32
 ) -> Model | tuple[Model, PackReport]:
-    """A copy for inference, in which a Linear or Conv2d runs on a sparse kernel where that is faster.
+    """A copy for inference, in which a Linear or Conv2d runs on our kernels where that is faster.
 
     Each is measured on what first reaches it from the example, on this machine and with torch's present number of
-    threads: dense kernel and sparse kernel in turns. A BatchNorm2d that follows a convolution is folded into it, and a
-    ReLU module that follows a sparse layer is fused: next in the same nn.Sequential, or found by torch.fx where it can
-    trace the model. Masked layers that stay dense become plain ones with exact zeros, as `materialize` makes them. At
-    last the whole is measured against the materialised model, and if it is not faster, the materialised model is what
-    comes back. So a packed model is for inputs of about the example's size.
+    threads: torch's kernel in turns with the sparse one, or of a depthwise convolution with `depthwise_conv2d`. A
+    BatchNorm2d that follows a convolution is folded into it, and a ReLU module that follows a layer on our kernels is
+    fused, a ReLU6 behind a depthwise one: next in the same nn.Sequential, or found by torch.fx where it can trace the
+    model, a module without modules being one step. Masked layers that stay dense become plain ones with exact zeros, as
+    `materialize` makes them. At last the whole is measured against the materialised model, and if it is not faster, the
+    materialised model is what comes back. So a packed model is for inputs of about the example's size.
 
     The result is an ordinary module in eval mode whose parameters require no gradient. What is not float32 on the CPU,
     has hooks, is a subclass of Linear or Conv2d, pads with anything but zeros, or was not called stays dense.
@@ -89,21 +96,21 @@ def pack(
     """
     args = example_input if isinstance(example_input, tuple) else (example_input,)
     dense, packed = (materialize(model).eval().requires_grad_(False) for _ in range(2))
-    whys = {name: why for name, _, why in layers(packed)}
+    whys = {name: None if type(layer) is DepthwiseConv2d else why for name, layer, why in layers(packed)}
     with torch.inference_mode():
         calls = record(packed, args)
         follow = followers(packed, calls)
         packed = _fold(packed, calls, follow, {name for name, why in whys.items() if why is None})
         modules = dict(packed.named_modules())
         chosen = {name: _choose(name, modules[name], why, calls.get(name), dtype) for name, why in whys.items()}
-    relus = {name for name, after in follow.items() if name in chosen and type(modules[after]) is nn.ReLU}
     for name, layer in chosen.items():
         if layer.kernel != "dense":
-            sparse = _sparse(modules[name], dtype, "relu" if name in relus else "none").eval()
-            packed = _replace(packed, modules[name], sparse)
-            if name in relus:
-                packed.set_submodule(follow[name], nn.Identity())
-                chosen[name] = replace(layer, kernel="sparse, relu")
+            after = follow.get(name, "")
+            activation = ACTIVATIONS[layer.kernel].get(type(modules.get(after)), "none")
+            packed = _replace(packed, modules[name], _made(modules[name], layer.kernel, dtype, activation))
+            if activation != "none":
+                packed.set_submodule(after, nn.Identity())
+                chosen[name] = replace(layer, kernel=f"{layer.kernel}, {activation}")
     seconds, faster, reason = (0.0, 0.0), False, "no layer is faster packed"
     if any(layer.kernel != "dense" for layer in chosen.values()):
         with torch.inference_mode():
@@ -114,11 +121,15 @@ def pack(
     return (result, PackReport(tuple(chosen.values()), *seconds, reason)) if explain else result
 
 
-def _sparse(layer: nn.Module, dtype: torch.dtype, activation: str) -> SparseLinear | SparseConv2d:
+def _made(layer: nn.Module, kernel: str, dtype: torch.dtype, activation: str) -> nn.Module:
+    """The layer on one of our kernels, in evaluation."""
+    if kernel == "depthwise":
+        assert isinstance(layer, nn.Conv2d)
+        return DepthwiseConv2d.from_conv2d(layer, activation)
     if isinstance(layer, nn.Conv2d):
-        return SparseConv2d.from_conv2d(layer, dtype, activation)
+        return SparseConv2d.from_conv2d(layer, dtype, activation).eval()
     assert isinstance(layer, nn.Linear)
-    return SparseLinear.from_linear(layer, dtype, activation)
+    return SparseLinear.from_linear(layer, dtype, activation).eval()
 
 
 def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dtype: torch.dtype) -> PackedLayer:
@@ -138,21 +149,25 @@ def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dty
         return keep("is not float32 on the CPU")
     if has_hooks(layer):
         return keep("has hooks")
-    if isinstance(layer, nn.Conv2d) and (reason := _refusal(layer, call)):
+    if isinstance(layer, nn.Conv2d) and call.x.dim() != 4:
+        return keep("gets an image without a batch")
+    if type(layer) is DepthwiseConv2d:
+        can = layer.activation == "none"
+        return PackedLayer(name, rows, density, "depthwise" if can else "dense", 0.0, 0.0, "is a DepthwiseConv2d")
+    kernel = "depthwise" if isinstance(layer, nn.Conv2d) and _is_depthwise(layer) else "sparse"
+    if kernel == "sparse" and isinstance(layer, nn.Conv2d) and (reason := SparseConv2d.refusal(layer)):
         return keep(reason)
-    if density > MOST_KEPT:
+    if kernel == "sparse" and density > MOST_KEPT:
         return keep("keeps too many weights")
-    sparse = _sparse(layer, dtype, "none")
-    times = _medians(lambda: layer(call.x), lambda: sparse(call.x))
+    made = _made(layer, kernel, dtype, "none")
+    times = _medians(lambda: layer(call.x), lambda: made(call.x))
     if times[1] >= times[0]:
         return PackedLayer(name, rows, density, "dense", *times, "measured no slower")
-    return PackedLayer(name, rows, density, "sparse", *times, f"measured {times[0] / times[1]:.1f} times as fast")
+    return PackedLayer(name, rows, density, kernel, *times, f"measured {times[0] / times[1]:.1f} times as fast")
 
 
-def _refusal(layer: nn.Conv2d, call: Call) -> str | None:
-    if call.x.dim() != 4:
-        return "gets an image without a batch"
-    return SparseConv2d.refusal(layer)
+def _is_depthwise(layer: nn.Conv2d) -> bool:
+    return layer.groups == layer.in_channels > 1 and layer.padding_mode == "zeros"
 
 
 def _fold(model: Model, calls: dict[str, Call], follow: dict[str, str], free: set[str]) -> Model:
@@ -160,9 +175,9 @@ def _fold(model: Model, calls: dict[str, Call], follow: dict[str, str], free: se
     modules = dict(model.named_modules())
     for name, after in list(follow.items()):
         conv, norm = modules[name], modules[after]
-        if name not in free or type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d:
+        if name not in free or type(norm) is not nn.BatchNorm2d or type(conv) not in (nn.Conv2d, DepthwiseConv2d):
             continue
-        if norm.running_mean is None or has_hooks(conv):
+        if norm.running_mean is None or has_hooks(conv) or getattr(conv, "activation", "none") != "none":
             continue
         with torch.inference_mode(False), torch.no_grad():
             folded = fuse_conv_bn_eval(conv, norm).requires_grad_(False)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from crest_ext.nn import DepthwiseConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.rewrite.channels import Channels, Use
 from crest_ext.rewrite.follow import follow
@@ -120,7 +121,9 @@ def shrink(
         raise ValueError(f"shrink: round_to must be at least 1, got {round_to}")
     small = materialize(model)
     found = list(layers(small))
-    barred: dict[nn.Module, str] = {layer: reason for _, layer, reason in found if reason is not None}
+    barred: dict[nn.Module, str] = {
+        layer: reason for _, layer, reason in found if reason is not None and type(layer) is not DepthwiseConv2d
+    }
     for pattern in ignored_layers:
         ignored = [layer for name, layer, _ in found if fnmatchcase(name, pattern)]
         if not ignored:
