@@ -136,7 +136,8 @@ inline int orthonormalise(int64_t n, const A* v, int64_t count, A* z, A* h, A* r
   }
   constexpr int passes = 4;
   for (int pass = 0; pass < passes; ++pass) {
-    for (int64_t p = 0; p < count; ++p) {
+    // From the last block on: in a Krylov space its share is large, and what it leaves of the others' goes with theirs.
+    for (int64_t p = count - 1; p >= 0; --p) {
       const A* of = v + p * n * block;
       A* into = h && pass == 0 ? h + p * block * block : some;
       product<false>(A{1}, block, n, Rows<A>{of}, z, block, into, block);

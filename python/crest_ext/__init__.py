@@ -42,7 +42,7 @@ from crest_ext.ops import (
     unpack_sparse,
     unpack_sparse_conv2d,
 )
-from crest_ext.rewrite import factorize, materialize, pack, recalibrate, separate, shrink
+from crest_ext.rewrite import decompose, factorize, materialize, pack, recalibrate, separate, shrink
 
 __version__: str = _C.version
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Surgery",
     "SurgeryConfig",
     "apply_mask",
+    "decompose",
     "depthwise_conv2d",
     "depthwise_conv2d_grad_weight",
     "depthwise_conv2d_grad_x",

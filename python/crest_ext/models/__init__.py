@@ -11,6 +11,7 @@ from torch import nn
 from crest_ext.models.alexnet import AlexNet
 from crest_ext.models.convnet import ConvNet
 from crest_ext.models.cost import multiply_adds
+from crest_ext.models.decomposeme import Dec3, Dec8
 from crest_ext.models.lenet import LeNet5, LeNet300100, LeNetDigits
 from crest_ext.models.mlp import MLP
 from crest_ext.models.mobilenet import MobileNetV1
@@ -25,6 +26,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
     "alexnet": AlexNet,
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (20, 32, 44, 56)},
+    "dec3": Dec3,
+    "dec8": Dec8,
     "mobilenet_v1": MobileNetV1,
     "shallow": Shallow,
     "teacher": Teacher,
@@ -34,6 +37,8 @@ __all__ = [
     "MODELS",
     "AlexNet",
     "ConvNet",
+    "Dec3",
+    "Dec8",
     "LeNet5",
     "LeNet300100",
     "LeNetDigits",

@@ -1,5 +1,6 @@
 """What changes the structure of a model: one change, one file; each returns a new model."""
 
+from crest_ext.rewrite.decompose import decompose
 from crest_ext.rewrite.factorize import FactorizedLayer, FactorizeReport, factorize
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.pack import PackedLayer, PackReport, pack
@@ -16,6 +17,7 @@ __all__ = [
     "SeparatedLayer",
     "ShrinkReport",
     "ShrunkLayer",
+    "decompose",
     "factorize",
     "materialize",
     "pack",
