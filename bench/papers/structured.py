@@ -91,7 +91,7 @@ NETWORKS = {
                 StructuredConfig(
                     filter={"conv1": 0.02},
                     channel={"conv2": 0.002},
-                    shape={"conv1": 0.02, "conv2": 0.035},
+                    shape={"conv1": 0.02, "conv2": 0.12},
                     least={"filter": {"conv1": 1}, "shape": {"conv1": 7, "conv2": 14}},
                 ),
             ),
