@@ -21,11 +21,19 @@ class Call(NamedTuple):
     sizes: Sequence[int]
     arrays: list[Tensor | None]
     expected: Tensor  # in float64
+    tolerance: Tensor  # what may round of each number: every sum of its products, and what is stored
 
 
 def stored(t: Tensor, last: bool) -> Tensor:
     """The numbers in the order of memory that x has."""
     return (t.permute(0, 2, 3, 1) if last else t).contiguous()
+
+
+def slack(dtype: torch.dtype, expected: Tensor, terms: int, sizes: Tensor) -> Tensor:
+    """Of sums of so many products, `sizes` being the sums of their absolute values, kept as the kernels keep them."""
+    accumulator = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32)
+    info = torch.finfo(dtype)
+    return (terms + 2) * accumulator.eps * sizes + info.eps * (expected.abs() + info.smallest_normal)
 
 
 def calls(dtype: torch.dtype) -> Iterator[Call]:
@@ -38,23 +46,36 @@ def calls(dtype: torch.dtype) -> Iterator[Call]:
         top, left = padding[0], padding[2] if len(padding) == 4 else padding[1]
         last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         wide = [t.double() for t in (x, weight, bias, grad)]
+        sizes_of = [t.abs() for t in wide]
 
-        def result(expected: Tensor, last: bool = last) -> tuple[Tensor, Tensor]:
-            expected = expected.permute(0, 2, 3, 1).contiguous() if last else expected.contiguous()
-            return torch.full_like(expected, float("nan"), dtype=dtype), expected
+        def result(expected: Tensor, terms: int, sizes: Tensor, last: bool = last) -> tuple[Tensor, Tensor, Tensor]:
+            tolerance = slack(dtype, expected, terms, sizes)
+            expected, tolerance = stored(expected, last), stored(tolerance, last)
+            return torch.full_like(expected, float("nan"), dtype=dtype), expected, tolerance
 
-        y, expected = result(
-            reference.depthwise_conv2d(*wide[:2], wide[2] if i % 3 else None, *where, ACTIVATIONS[i % 3])
+        y, expected, tolerance = result(
+            reference.depthwise_conv2d(*wide[:2], wide[2] if i % 3 else None, *where, ACTIVATIONS[i % 3]),
+            kh * kw + 1,
+            reference.depthwise_conv2d(*sizes_of[:2], sizes_of[2] if i % 3 else None, *where),
         )
         sizes = (n, c, m, h, w, kh, kw, out_h, out_w, *stride, 1, 1, top, left, *dilation, 0, last, i % 3)
-        yield Call("depthwise_conv2d", sizes, [stored(x, last), weight, bias if i % 3 else None, y], expected)
+        arrays = [stored(x, last), weight, bias if i % 3 else None, y]
+        yield Call("depthwise_conv2d", sizes, arrays, expected, tolerance)
 
-        y, expected = result(reference.depthwise_conv2d_grad_x(wide[3], wide[1], x.shape[1:], *where))
+        y, expected, tolerance = result(
+            reference.depthwise_conv2d_grad_x(wide[3], wide[1], x.shape[1:], *where),
+            kh * kw * m // c,
+            reference.depthwise_conv2d_grad_x(sizes_of[3], sizes_of[1], x.shape[1:], *where),
+        )
         offset = [(k - 1) * d - before for k, d, before in zip((kh, kw), dilation, (top, left), strict=True)]
         sizes = (n, m, c, out_h, out_w, kh, kw, h, w, 1, 1, *stride, *offset, *dilation, 1, last, 0)
-        yield Call("depthwise_conv2d", sizes, [stored(grad, last), weight, None, y], expected)
+        yield Call("depthwise_conv2d", sizes, [stored(grad, last), weight, None, y], expected, tolerance)
 
-        expected = reference.depthwise_conv2d_grad_weight(wide[3], wide[0], (kh, kw), *where)
+        y, expected, tolerance = result(
+            reference.depthwise_conv2d_grad_weight(wide[3], wide[0], (kh, kw), *where),
+            n * out_h * out_w,
+            reference.depthwise_conv2d_grad_weight(sizes_of[3], sizes_of[0], (kh, kw), *where),
+            last=False,
+        )
         sizes = (n, c, m // c, h, w, kh, kw, out_h, out_w, *stride, top, left, *dilation, last)
-        arrays = [stored(grad, last), stored(x, last), torch.full_like(weight, float("nan"))]
-        yield Call("depthwise_conv2d_grad_weight", sizes, arrays, expected)
+        yield Call("depthwise_conv2d_grad_weight", sizes, [stored(grad, last), stored(x, last), y], expected, tolerance)

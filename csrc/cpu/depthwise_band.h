@@ -53,6 +53,16 @@ class Band {
   const A* at(int64_t p, int64_t j) const { return data_ + p * S * pitch + j; }
   CREST_INLINE static V tap(const A* from, int row, int s) { return V::load(from + (row * S + s % S) * pitch + s / S); }
 
+  // The same for results from row p on, a row of taps at a time.
+  struct From {
+    const A* data;
+    CREST_INLINE bool taps(int row, V* x) const {
+      unroll<K>([&](auto s) CREST_INLINE { x[s] = tap(data, row, s); });
+      return true;
+    }
+  };
+  From from(int64_t p, int64_t j) const { return {at(p * S, j)}; }
+
  private:
   static constexpr int64_t pitch = most_columns + 2 * V::width + 8;
 

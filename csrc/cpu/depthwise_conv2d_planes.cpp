@@ -1,6 +1,7 @@
 // Where channels do not come last: a register holds neighbours of a row.
 #include "depthwise_activation.h"
 #include "depthwise_band.h"
+#include "depthwise_rows.h"
 #include "depthwise_taps.h"
 
 namespace crest::CREST_ISA {
@@ -31,45 +32,69 @@ struct Plane {
   }
 };
 
-// `rows` rows of the result at once, so that a register of x, once loaded, meets a column of the kernel.
-template <class T, int K, int S, int rows>
-CREST_INLINE inline void tile(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const Acc<T>* weight, int64_t p,
-                              int64_t j, T* y, int count) {
+// `rows` rows of the result at once, so that a row of x, once loaded, meets all rows of the kernel.
+template <int K, int S, int rows, class T, class Source>
+CREST_INLINE inline void tile(const Plane<T>& plane, const Source& source, const Vec<Acc<T>>* weight, T* y, int count) {
   using V = Vec<Acc<T>>;
-  const Acc<T>* from = band.at(p * S, j);
   const int64_t out_w = plane.a.out_w;
   const Activation activation = plane.a.activation;
   V sum[rows];
   unroll<rows>([&](auto t) CREST_INLINE { sum[t] = V::all(plane.bias); });
   unroll<(rows - 1) * S + K>([&](auto row) CREST_INLINE {
+    V x[K];
+    if (!source.taps(row, x)) return;
     unroll<K>([&](auto s) CREST_INLINE {
-      const V x = band.tap(from, row, s);
       unroll<rows>([&](auto t) CREST_INLINE {
         constexpr int r = row - t * S;
-        if constexpr (r >= 0 && r < K) sum[t] = fma(x, V::all(weight[r * K + s]), sum[t]);
+        if constexpr (r >= 0 && r < K) sum[t] = fma(x[s], weight[r * K + s], sum[t]);
       });
     });
   });
   unroll<rows>([&](auto t) CREST_INLINE { store_first(activate(sum[t], activation), y + t * out_w, count); });
 }
 
-// Rows [p, rows) of the band's part of the result, `most` at a time, then fewer.
-template <class T, int K, int S, int most = tile_rows>
-inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const Acc<T>* weight, int64_t p, int64_t rows,
-                  int64_t columns, T* y) {
-  constexpr int64_t width = Vec<Acc<T>>::width;
+// f(Index<n>{}, row, column, count) for tiles of n rows and `count` columns: as high as can be, then lower ones, and
+// the last one of a row goes over some columns again.
+template <int width, int most = tile_rows, class F>
+CREST_INLINE inline void for_each_tile(int64_t p, int64_t rows, int64_t columns, const F& f) {
   for (; p + most <= rows; p += most)
-    for (int64_t j = 0; j < columns; j += width) {
-      const int64_t from = columns < width ? 0 : min(j, columns - width);  // the last one goes over some again
-      tile<T, K, S, most>(plane, band, weight, p, from, y + p * plane.a.out_w + from,
-                          static_cast<int>(min(columns, width)));
-    }
+    for (int64_t j = 0; j < columns; j += width)
+      f(Index<most>{}, p, columns < width ? 0 : min(j, columns - width),
+        static_cast<int>(min<int64_t>(columns, width)));
   if constexpr (most > 1)
-    if (p < rows) tiles<T, K, S, most / 2>(plane, band, weight, p, rows, columns, y);
+    if (p < rows) for_each_tile<width, most / 2>(p, rows, columns, f);
+}
+
+template <class T, int K, int S>
+inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const Vec<Acc<T>>* weight, int64_t rows,
+                  int64_t columns, T* y) {
+  for_each_tile<Vec<Acc<T>>::width>(0, rows, columns, [&](auto most, int64_t p, int64_t j, int count) {
+    tile<K, S, most>(plane, band.from(p, j), weight, y + p * plane.a.out_w + j, count);
+  });
+}
+
+// Floats that are not spread out need no band.
+template <int K, int S>
+void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+  for (int64_t o = begin; o < end; ++o) {
+    const Plane<float> plane(a, o);
+    Vec<float> weight[K * K];
+    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = Vec<float>::all(plane.weight[a.flip ? K * K - 1 - t : t]); });
+    for_each_tile<Vec<float>::width>(0, a.out_h, a.out_w, [&](auto most, int64_t i, int64_t j, int count) CREST_INLINE {
+      const int64_t row = i * S - a.top, column = j * S - a.left;
+      float* y = plane.y + i * a.out_w + j;
+      if (column < 0 || column + Rows<K, S, true>::reach > a.w)
+        tile<K, S, most>(plane, Rows<K, S, true>(plane.x, a.h, a.w, row, column), weight, y, count);
+      else
+        tile<K, S, most>(plane, Rows<K, S, false>(plane.x, a.h, a.w, row, column), weight, y, count);
+    });
+  }
 }
 
 template <class T, int K, int S>
 void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (S == 2 || a.spread_h * a.spread_w == 1) return float_planes<K, S>(a, begin, end);
   using Part = Band<Acc<T>, K, S>;
   // Of small planes the next one is filled before this one is computed: what was just stored is slow to load.
   Part bands[2];
@@ -81,18 +106,18 @@ void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   if (small && begin < end) fill(bands[begin % 2], Plane<T>(a, begin), 0, a.out_h, 0, a.out_w, false);
   for (int64_t o = begin; o < end; ++o) {
     const Plane<T> plane(a, o);
-    Acc<T> weight[K * K];
-    for (int t = 0; t < K * K; ++t) weight[t] = widen(plane.weight[a.flip ? K * K - 1 - t : t]);
+    Vec<Acc<T>> weight[K * K];
+    for (int t = 0; t < K * K; ++t) weight[t] = Vec<Acc<T>>::all(widen(plane.weight[a.flip ? K * K - 1 - t : t]));
     if (small) {
       if (o + 1 < end) fill(bands[(o + 1) % 2], Plane<T>(a, o + 1), 0, a.out_h, 0, a.out_w, o > begin);
-      tiles<T, K, S>(plane, bands[o % 2], weight, 0, a.out_h, a.out_w, plane.y);
+      tiles<T, K, S>(plane, bands[o % 2], weight, a.out_h, a.out_w, plane.y);
       continue;
     }
     for (int64_t j = 0; j < a.out_w; j += Part::most_columns)
       for (int64_t i = 0; i < a.out_h; i += Part::most_rows) {
         const int64_t rows = min(a.out_h - i, Part::most_rows), columns = min(a.out_w - j, Part::most_columns);
         fill(bands[0], plane, i, rows, j, columns, false);
-        tiles<T, K, S>(plane, bands[0], weight, 0, rows, columns, plane.y + i * a.out_w + j);
+        tiles<T, K, S>(plane, bands[0], weight, rows, columns, plane.y + i * a.out_w + j);
       }
   }
 }

@@ -64,4 +64,50 @@ inline void store_first(Vec<float> v, float* p, int count) {
 }
 #endif
 
+// Lanes [first, last) of a register: load reads no other number, and gives zeros for them.
+template <class V>
+class Lanes;
+
+#if defined(__AVX512F__)
+template <>
+class Lanes<Vec<float>> {
+ public:
+  Lanes() = default;
+  Lanes(int64_t first, int64_t last) : mask_(static_cast<__mmask16>(before(last) & ~before(first))) {}
+  Vec<float> load(const float* p) const { return {(Vec<float>::Register)_mm512_maskz_loadu_ps(mask_, p)}; }
+
+ private:
+  static uint32_t before(int64_t lane) { return (1u << min(max(lane, int64_t{0}), int64_t{16})) - 1; }
+  __mmask16 mask_;
+};
+#elif defined(__AVX2__)
+template <>
+class Lanes<Vec<float>> {
+ public:
+  Lanes() = default;
+  Lanes(int64_t first, int64_t last)
+      : mask_(_mm256_andnot_si256(first_lanes(limit(first)), first_lanes(limit(last)))) {}
+  Vec<float> load(const float* p) const { return {(Vec<float>::Register)_mm256_maskload_ps(p, mask_)}; }
+
+ private:
+  static int limit(int64_t lane) { return static_cast<int>(min(max(lane, int64_t{0}), int64_t{8})); }
+  __m256i mask_;
+};
+#else
+template <>
+class Lanes<Vec<float>> {
+ public:
+  Lanes() = default;
+  Lanes(int64_t first, int64_t last) : first_(max(first, int64_t{0})), last_(min(last, int64_t{Vec<float>::width})) {}
+  Vec<float> load(const float* p) const {
+    float lanes[Vec<float>::width] = {};
+    for (int64_t i = first_; i < last_; ++i) lanes[i] = p[i];
+    return Vec<float>::load(lanes);
+  }
+
+ private:
+  int64_t first_, last_;
+};
+#endif
+
 }  // namespace crest::CREST_ISA

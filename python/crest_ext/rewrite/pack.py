@@ -106,7 +106,7 @@ def pack(
     for name, layer in chosen.items():
         if layer.kernel != "dense":
             after = follow.get(name, "")
-            activation = ACTIVATIONS[layer.kernel].get(type(modules.get(after)), "none")
+            activation = ACTIVATIONS[layer.kernel].get(type(modules[after]), "none") if after else "none"
             packed = _replace(packed, modules[name], _made(modules[name], layer.kernel, dtype, activation))
             if activation != "none":
                 packed.set_submodule(after, nn.Identity())

@@ -1,0 +1,60 @@
+#pragma once
+// Rows of one plane of floats, as a kernel K wide with a stride of S reads them, straight from memory. Where the plane
+// ends, masks keep to it: so nothing is copied, and neighbours are never touched.
+#include "unroll.h"
+
+namespace crest::CREST_ISA {
+
+// What a register of results meets, whose first tap falls on (row, column) of the plane (h, w). `edge`: some of it may
+// lie beyond the left or the right.
+template <int K, int S, bool edge>
+class Rows {
+ public:
+  using V = Vec<float>;
+  // Columns from the first tap on that the loads below reach.
+  static constexpr int64_t reach = S * V::width + K - 1;
+
+  CREST_INLINE Rows(const float* plane, int64_t h, int64_t w, int64_t row, int64_t column)
+      : from_(plane + row * w + column), h_(h), w_(w), row_(row) {
+    if constexpr (edge)
+      unroll<loads>([&](auto i) CREST_INLINE { lanes_[i] = Lanes<V>(-column - offset(i), w - column - offset(i)); });
+  }
+
+  // The K taps in row p of the kernel, or of results further down; false if there is no such row.
+  CREST_INLINE bool taps(int p, V* x) const {
+    if (row_ + p < 0 || row_ + p >= h_) return false;
+    const float* from = from_ + p * w_;
+    if constexpr (S == 1) {
+      unroll<K>([&](auto s) CREST_INLINE { x[s] = load(from, s); });
+    } else {
+      constexpr auto lanes = std::make_integer_sequence<int, V::width>{};
+      unroll<(K + 1) / 2>([&](auto i) CREST_INLINE {
+        const V a = load(from, 2 * i), b = load(from, 2 * i + 1);
+        x[2 * i] = every_other<0>(a, b, lanes);
+        if constexpr (2 * i + 1 < K) x[2 * i + 1] = every_other<1>(a, b, lanes);
+      });
+    }
+    return true;
+  }
+
+ private:
+  // A row takes so many loads; where the one with number i begins. With a stride of 2 two neighbours hold two taps.
+  static constexpr int loads = S == 1 ? K : K + 1;
+  static constexpr int offset(int i) { return S == 1 ? i : i / 2 * 2 + i % 2 * V::width; }
+
+  CREST_INLINE V load(const float* from, int i) const {
+    if constexpr (edge) return lanes_[i].load(from + offset(i));
+    return V::load(from + offset(i));
+  }
+
+  template <int from, int... lane>
+  static V every_other(V a, V b, std::integer_sequence<int, lane...>) {
+    return {__builtin_shufflevector(a.v, b.v, (2 * lane + from)...)};
+  }
+
+  const float* from_;
+  int64_t h_, w_, row_;
+  Lanes<V> lanes_[edge ? loads : 1];
+};
+
+}  // namespace crest::CREST_ISA
