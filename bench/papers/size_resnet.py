@@ -2,7 +2,7 @@
 
     CREST_DATA=folder python bench/papers/size_resnet.py --seeds 0
 
-Takes trained weights from $CREST_DATA/weights/resnet20.safetensors (or --weights) and about 10 minutes a seed on an
+Takes trained weights from $CREST_DATA/weights/resnet20.safetensors (or --weights) and about 15 minutes a seed on an
 idle core with AMX. What is finished is kept in --work and not run again. Writes results/size_resnet20.json.
 """
 
@@ -30,10 +30,10 @@ from crest_ext.models import create_model
 BATCH = 128
 EPOCH = 50_000 // BATCH  # steps
 MARGIN = 4  # pixels of black around an image, out of which it is cropped again
-SURGERY = SurgeryConfig({"layer*": 0.6, "conv1": -0.5, "linear": -0.5}, c_start=-1, ramp=EPOCH, iter_stop=2 * EPOCH)
-SURGERY_EPOCHS, SURGERY_RATE = 4, 0.02
-QUANTIZE = QuantizeConfig(0.04, ramp=EPOCH // 2)
-QUANTIZE_EPOCHS, QUANTIZE_RATE = 2, 0.01
+SURGERY = SurgeryConfig({"layer*": 0.6, "conv1": -0.5, "linear": -0.5}, c_start=-1, ramp=2 * EPOCH, iter_stop=4 * EPOCH)
+SURGERY_EPOCHS, SURGERY_RATE = 6, 0.02
+QUANTIZE = QuantizeConfig(0.04, ramp=EPOCH)
+QUANTIZE_EPOCHS, QUANTIZE_RATE = 4, 0.01
 DECAY = 1e-4
 
 
