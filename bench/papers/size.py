@@ -7,28 +7,33 @@
 Minutes a seed on an idle core. The network after each phase, and a finished seed, are kept in --work and not run
 again. Each call writes bench/papers/results/size_<recipe>.json, which bench/results.py puts into bench/RESULTS.md.
 
-    CREST_DATA=folder python bench/papers/size.py lenet_5_small --choose 0.1 0.12 0.14
+    CREST_DATA=folder python bench/papers/size.py lenet_5_small --choose lam=0.1 lam=0.13,lr=0.03
 
-How a recipe's numbers were chosen: trains on all but the last 10,000 training images and evaluates on these, for each
-lam (the price of a bit), lam:cut (all thresholds of the surgery times cut) or lam:cut:iterations of quantisation;
-writes size_<recipe>_choice.json.
+How a recipe's numbers were chosen: trains on all but the last 10,000 training images and evaluates on these, with the
+recipe's settings but for those given: lam (the price of a bit) and lr of the quantisation, and cut (a factor of all
+thresholds of the surgery). Writes size_<recipe>_choice.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
 
 from crest_ext import data, train
-from crest_ext.container import load_model, save_model
+from crest_ext.container import load_model, save, save_model
 from crest_ext.models import create_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -122,17 +127,21 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
-def with_setting(recipe: train.Recipe, lam: float, cut: float, steps: int) -> train.Recipe:
-    """Another price of a bit, thresholds of the surgery times `cut`, and `steps` of quantisation."""
+def with_setting(recipe: train.Recipe, setting: str) -> train.Recipe:
+    """Another price of a bit and rate of the quantisation, and thresholds of the surgery times `cut`."""
+    given = {key: float(value) for key, value in (pair.split("=") for pair in setting.split(","))}
+    lam, lr, cut = (given.pop(key, None) for key in ("lam", "lr", "cut"))
+    assert not given, f"lam, lr and cut can be set, got {', '.join(given)}"
     phases = []
     for phase in recipe.phases:
-        if phase.surgery and cut != 1:
+        if phase.surgery and cut:
             assert isinstance(phase.surgery.c_rate, Mapping)
             c_rate = {layer: cut * c for layer, c in phase.surgery.c_rate.items()}
             phase = replace(phase, surgery=replace(phase.surgery, c_rate=c_rate))
-        if phase.quantize:
-            ramp = phase.quantize.ramp * steps // phase.iterations
-            phase = replace(phase, iterations=steps, quantize=replace(phase.quantize, lam=lam, ramp=ramp))
+        if phase.quantize and lam:
+            phase = replace(phase, quantize=replace(phase.quantize, lam=lam))
+        if phase.quantize and lr:
+            phase = replace(phase, lr=train.Cosine(lr))
         phases.append(phase)
     return replace(recipe, phases=tuple(phases))
 
@@ -143,17 +152,13 @@ def choice(name: str, settings: list[str], mnist: data.Dataset, work: Path, comm
     held_out = data.Dataset(data.Split(x[:-HELD_OUT], y[:-HELD_OUT]), data.Split(x[-HELD_OUT:], y[-HELD_OUT:]))
     recipe, rows = train.load_recipe(name), []
     for setting in settings:
-        given = setting.split(":")
-        lam, cut, steps = given + ["1", str(recipe.phases[-1].iterations)][len(given) - 1 :]
-        r = run(name, with_setting(recipe, float(lam), float(cut), int(steps)), held_out, 0, work)
-        rows.append([lam, cut, steps, f"{r.error:.2%}", f"{r.before:.2%}", f"{r.kept:,}", f"{r.size:,}"])
+        r = run(name, with_setting(recipe, setting), held_out, 0, work)
+        rows.append([setting.replace(",", ", "), f"{r.error:.2%}", f"{r.before:.2%}", f"{r.kept:,}", f"{r.size:,}"])
     return {
         "title": f"Choosing how {GOALS[name].title} is made small, on held-out training images",
         "command": command,
         "columns": [
-            "lam",
-            "thresholds times",
-            "iterations",
+            "setting",
             "error",
             "before quantisation",
             "parameters kept",
@@ -164,11 +169,26 @@ def choice(name: str, settings: list[str], mnist: data.Dataset, work: Path, comm
     }
 
 
+def dense_rows(recipe: train.Recipe, images: data.Dataset, seed: int, work: Path) -> list[list[object]]:
+    """The network before it is compressed, as files of others that keep every bit, beside ours that does."""
+    model = trained(recipe, recipe.dense, images, seed, work)
+    error, total = train.evaluate(model, data.Loader(images.test, 500)), sum(p.numel() for p in model.parameters())
+    plain = safetensors.torch.save(model.state_dict())
+    sizes = {"float32": len(plain), "gzip -9": len(gzip.compress(plain, 9))}
+    if find_spec("zstandard"):
+        sizes["zstd -19"] = len(import_module("zstandard").ZstdCompressor(19).compress(plain))
+    sizes["crest, lossless"] = len(save(model.state_dict()))
+    return [
+        [f"dense, {who}", f"{error:.2%}"[:-1], "", f"{total:,}", f"{size:,}", f"{4 * total / size:.1f}x smaller"]
+        for who, size in sizes.items()
+    ]
+
+
 def _seeds(runs: list[Run]) -> str:
     return f"median of {len(runs)} seeds" if len(runs) > 1 else "one seed"
 
 
-def section(goal: Goal, runs: list[Run], command: str, chosen: str) -> dict[str, object]:
+def section(goal: Goal, runs: list[Run], command: str, chosen: str) -> dict[str, Any]:
     """What bench/results.py shows; `chosen` says what settings were chosen on."""
     total = runs[0].total
     columns = ["network", "test error %", "before quantisation %", "parameters kept", "bytes", "of float32"]
@@ -204,7 +224,7 @@ def main() -> None:
     parser.add_argument("recipe", choices=GOALS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--choose", nargs="+", metavar="LAM[:CUT[:N]]", help="compare settings on held-out images instead"
+        "--choose", nargs="+", metavar="NAME=NUMBER[,...]", help="compare settings on held-out images instead"
     )
     parser.add_argument("--work", type=Path, default=Path("build/papers"), help="where runs are kept")
     args = parser.parse_args()
@@ -223,6 +243,7 @@ def main() -> None:
         if (RESULTS / f"size_{args.recipe}_choice.json").exists():
             chosen = "held-out training images: see the table of these"
         result, path = section(GOALS[args.recipe], runs, command, chosen), f"size_{args.recipe}.json"
+        result["rows"] = dense_rows(recipe, mnist, args.seeds[0], args.work) + result["rows"]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / path).write_text(json.dumps([result], indent=1) + "\n")
 

@@ -26,11 +26,16 @@ def encode(tensor: Tensor, columns: int | None = None) -> tuple[int, bytes | mem
     """The smallest payload of a tensor: its codec and its bytes. Rows of `columns`, by default those of the tensor."""
     if not tensor.numel():
         return RAW, b""
-    data, coded = _coded(tensor, columns or row(tensor))
+    columns = columns or row(tensor)
+    data, coded = _coded(tensor, columns)
     itemsize = tensor.dtype.itemsize
     if tensor.dtype == torch.bool:
         data = np.packbits(data, bitorder="little")
     choices: list[tuple[int, bytes | memoryview]] = [(RAW, data.data)]
+    # A stream may not be larger than EXPANSION times its payload. Told of rows that are none, the coder does worse.
+    while data.nbytes > EXPANSION * len(coded[0][1]) > data.nbytes // 4 and columns % 2 == 0:
+        columns //= 2
+        coded = _coded(tensor, columns)[1]
     choices += [(codec, payload) for codec, payload in coded if data.nbytes <= EXPANSION * len(payload)]
     # Deflate finds repeats, which models of single values do not; a quick look at the start says whether there are any.
     start = _shuffle(data[: LOOK * itemsize], itemsize)
