@@ -82,9 +82,8 @@ struct Tridiagonal {
     double *inverse = scratch, *first = inverse + n * block, *second = first + n * block;
     constexpr uint64_t sign = 0x8000000000000000;
     for (int g = 0; g < registers; ++g) {
-      const auto either = [](Bits mask, V a, V b) CREST_INLINE {
-        return V{(V::Register)(((Bits)a.v & mask) | ((Bits)b.v & ~mask))};
-      };
+      const auto either = [](Bits mask, V a, V b)
+                              CREST_INLINE { return V{(V::Register)(((Bits)a.v & mask) | ((Bits)b.v & ~mask))}; };
       const auto size = [](V x) CREST_INLINE { return V{(V::Register)((Bits)x.v & ~sign)}; };
       const int64_t at = g * V::width;
       const V value = V::load(values + at), zero = V::zero();

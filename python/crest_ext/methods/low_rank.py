@@ -1,7 +1,7 @@
 """Compression-aware training: a nuclear norm that takes layers to low rank, for `factorize` to make them thinner.
 
-Source: Alvarez, Salzmann, "Compression-aware Training of Deep Networks", NIPS 2017; its sparse group lasso from Alvarez,
-Salzmann, "Learning the Number of Neurons in Deep Networks", NIPS 2016.
+Source: Alvarez, Salzmann, "Compression-aware Training of Deep Networks", NIPS 2017; its sparse group lasso from
+Alvarez, Salzmann, "Learning the Number of Neurons in Deep Networks", NIPS 2016.
 """
 
 from __future__ import annotations
@@ -145,9 +145,7 @@ class LowRank(Method):
         ValueError: a pattern names no layer, two layers share a parameter, or the optimizer lacks a weight.
     """
 
-    def __init__(
-        self, model: nn.Module, config: LowRankConfig, optimizer: torch.optim.Optimizer | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, config: LowRankConfig, optimizer: torch.optim.Optimizer | None = None) -> None:
         self.model = model
         self.config = config
         self.finished = False
