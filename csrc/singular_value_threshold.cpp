@@ -39,8 +39,9 @@ Tensor singular_value_threshold(const Tensor& a, double threshold) {
                               q <= small_side ? q : q / 6,
                               dtype};
   const auto kernel = CREST_KERNEL(singular_value_threshold);
-  torch::stable::parallel_for(
-      0, n, 1, [&](int64_t begin, int64_t end) { kernel(args, Work(search_work(r, c, args.most)).data(), begin, end); });
+  torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) {
+    kernel(args, Work(search_work(r, c, args.most)).data(), begin, end);
+  });
   CREST_CHECK(std::find(state.begin(), state.end(), Search::not_finite) == state.end(), op,
               ": a must be finite, got NaN or infinity");
 

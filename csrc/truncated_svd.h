@@ -43,7 +43,8 @@ constexpr int64_t search_work(int64_t r, int64_t c, int64_t k) {
   const int64_t p = r < c ? c : r, q = r < c ? r : c, wide = blocks(k) * block;
   const int64_t m = q <= small_side ? blocks(q) * block : worth_a_search(q, k) ? most_directions(q, k) : 0;
   const int64_t side = m < wide && m > 0 ? wide : m;
-  return p * q + 2 * p * wide + q * (2 * wide + m + block) + 4 * side * (side + 8 * block) + gram_rows * side + (1 << 17);
+  return p * q + 2 * p * wide + q * (2 * wide + m + block) + 4 * side * (side + 8 * block) + gram_rows * side +
+         (1 << 17);
 }
 
 }  // namespace crest

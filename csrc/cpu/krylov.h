@@ -159,8 +159,8 @@ inline void turn(int64_t n, const A* v, const Symmetric<M>& s, int64_t count, A*
   }
 }
 
-// Whether the `count` largest values of the n found are the wanted ones, and converged. error(i) bounds how far the i-th
-// is off; left: the sum of all values, of which those not found are part.
+// Whether the `count` largest values of the n found are the wanted ones, and converged. error(i) bounds how far the
+// i-th is off; left: the sum of all values, of which those not found are part.
 template <class M, class Error>
 inline bool settled(const Wanted& wanted, int64_t count, int64_t n, const Symmetric<M>& s, double left, double floor,
                     double unseen, double& worst, const Error& error) {
@@ -249,7 +249,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
       }
     if (lost_before && b > 0) {
       double seen = 0;
-      for (int64_t j = m - lost_before; j < m; ++j) seen = max(seen, absolute(static_cast<double>(projected[j * ld + j])));
+      for (int64_t j = m - lost_before; j < m; ++j)
+        seen = max(seen, absolute(static_cast<double>(projected[j * ld + j])));
       for (int64_t j = m - block; j < m; ++j) seen = max(seen, absolute(static_cast<double>(projected[j * ld + j])));
       unseen = 64 * seen * static_cast<double>(q - m);
     }
@@ -364,12 +365,14 @@ template <class A>
 inline int64_t largest(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, A* w, A* spare, Arena arena) {
   constexpr int64_t short_side = 96;  // up to here the time is in latencies: doubles take no more of it
   int64_t count = drowned;
-  if (t.q > small_side) count = search(t, wanted, most, v, arena);
-  else if (t.q > short_side) count = decompose<A>(t, wanted, most, v, arena);
+  if (t.q > small_side)
+    count = search(t, wanted, most, v, arena);
+  else if (t.q > short_side)
+    count = decompose<A>(t, wanted, most, v, arena);
   const bool rough = count != drowned;
   if (!rough)
-    count = t.q > small_side ? search_in_doubles(t, wanted, most, v, arena)
-                             : decompose<double>(t, wanted, most, v, arena);
+    count =
+        t.q > small_side ? search_in_doubles(t, wanted, most, v, arena) : decompose<double>(t, wanted, most, v, arena);
   for (int64_t b = 0; b < blocks(count); ++b) times(t, v + b * t.q * block, w + b * t.p * block);
   if (count > 0 && (rough || t.q > small_side)) refine(t, count, v, w, spare, arena);
   return count;

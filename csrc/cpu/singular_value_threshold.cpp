@@ -27,7 +27,8 @@ Search one(const SingularValueThreshold& a, int64_t i, Arena arena) {
   for (int64_t j = 0; j < blocks(count) * block; ++j) {
     A* column = w + j / block * t.p * block + j % block;
     double sum = 0;
-    for (int64_t l = 0; l < t.p; ++l) sum += static_cast<double>(column[l * block]) * static_cast<double>(column[l * block]);
+    for (int64_t l = 0; l < t.p; ++l)
+      sum += static_cast<double>(column[l * block]) * static_cast<double>(column[l * block]);
     const double s = __builtin_sqrt(sum);
     const A share = s > threshold ? static_cast<A>((1 - threshold / s) / static_cast<double>(t.scale)) : A{0};
     for (int64_t l = 0; l < t.p; ++l) column[l * block] *= share;

@@ -52,13 +52,13 @@ inline void update_rows(int64_t i, int64_t n, M* a, const M* v, const M* w, cons
 template <class M>
 struct Symmetric {
   int64_t n;
-  M* a;                // overwritten
-  M* reflectors;       // as a; row j: v of I - v v^T, which clears column j below the diagonal
-  double* vectors;     // blocks of n rows, of the largest values first
-  M* lines;            // 3 rows
-  double* scratch;     // 3 blocks of n rows, and 3 rows
-  double* values;      // whole blocks, in descending order
-  double norm;         // what the tridiagonal matrix is to be multiplied by
+  M* a;             // overwritten
+  M* reflectors;    // as a; row j: v of I - v v^T, which clears column j below the diagonal
+  double* vectors;  // blocks of n rows, of the largest values first
+  M* lines;         // 3 rows
+  double* scratch;  // 3 blocks of n rows, and 3 rows
+  double* values;   // whole blocks, in descending order
+  double norm;      // what the tridiagonal matrix is to be multiplied by
 
   Tridiagonal tridiagonal() const {
     double* after = scratch + 3 * n * block;

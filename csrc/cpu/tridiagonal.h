@@ -58,11 +58,12 @@ struct Tridiagonal {
     return counts[0];
   }
 
-  // values[j]: the (first + j)-th largest, to ten digits or `finest`; beyond n, the last again.
+  // values[j]: the (first + j)-th largest, none below 0 by more than rounding, to eight digits or `finest`; beyond n,
+  // the last again.
   void bisect(int64_t first, double* values) const {
     double low[block], high[block], middle[block];
     int64_t counts[block];
-    for (int j = 0; j < block; ++j) low[j] = -1 - rounding, high[j] = 1 + rounding;
+    for (int j = 0; j < block; ++j) low[j] = -0x1p-16, high[j] = 1 + rounding;
     for (bool apart = true; apart;) {
       for (int j = 0; j < block; ++j) middle[j] = 0.5 * (low[j] + high[j]);
       count(middle, counts);
@@ -71,7 +72,7 @@ struct Tridiagonal {
         const bool above = counts[j] > min(first + j, n - 1);
         low[j] = above ? middle[j] : low[j];
         high[j] = above ? high[j] : middle[j];
-        apart |= high[j] - low[j] > max(0x1p-33 * low[j], finest);
+        apart |= high[j] - low[j] > max(0x1p-27 * low[j], finest);
       }
     }
     for (int j = 0; j < block; ++j) values[j] = 0.5 * (low[j] + high[j]);
@@ -82,9 +83,8 @@ struct Tridiagonal {
     double *inverse = scratch, *first = inverse + n * block, *second = first + n * block;
     constexpr uint64_t sign = 0x8000000000000000;
     for (int g = 0; g < registers; ++g) {
-      const auto either = [](Bits mask, V a, V b) CREST_INLINE {
-        return V{(V::Register)(((Bits)a.v & mask) | ((Bits)b.v & ~mask))};
-      };
+      const auto either = [](Bits mask, V a, V b)
+                              CREST_INLINE { return V{(V::Register)(((Bits)a.v & mask) | ((Bits)b.v & ~mask))}; };
       const auto size = [](V x) CREST_INLINE { return V{(V::Register)((Bits)x.v & ~sign)}; };
       const int64_t at = g * V::width;
       const V value = V::load(values + at), zero = V::zero();
@@ -126,10 +126,10 @@ struct Tridiagonal {
     Random random{static_cast<uint64_t>(b)};
     for (int64_t i = 0; i < n * block; ++i) own[i] = random.next();
     // Twice makes the rest as small as rounding; more, where equal values gave the same vector.
-    for (int round = 0; round < 4; ++round) {
+    invert(values, own, scratch);
+    for (int round = 0; round < 3; ++round) {
       invert(values, own, scratch);
-      const int lost = orthonormalise<double>(n, z, round ? b : 0, own, nullptr, r, columns, random);
-      if (round && !lost) break;
+      if (!orthonormalise<double>(n, z, b, own, nullptr, r, columns, random)) break;
     }
     for (int64_t i = 0; i < n; ++i)
       for (int64_t j = columns; j < block; ++j) own[i * block + j] = 0;

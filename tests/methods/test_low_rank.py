@@ -64,7 +64,8 @@ def test_interval() -> None:
     between = reference.singular_value_threshold(before, 0.17)
     torch.testing.assert_close(layer.weight.detach(), between, rtol=1e-4, atol=1e-5)
     method.finish()
-    torch.testing.assert_close(layer.weight.detach(), reference.singular_value_threshold(before, 0.2), rtol=1e-4, atol=1e-5)
+    after = reference.singular_value_threshold(before, 0.2)
+    torch.testing.assert_close(layer.weight.detach(), after, rtol=1e-4, atol=1e-5)
 
 
 def test_training_to_a_thinner_network() -> None:

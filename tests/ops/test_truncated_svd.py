@@ -11,7 +11,16 @@ from spectra import SPECTRA, of_spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # The whole Gram matrix, in float64 and float32; the search; wide, tall, and one vector.
-SHAPES = [(1, 1, 1), (5, 3, 3), (33, 70, 7), (64, 64, 16), (103, 150, 79), (130, 210, 16), (270, 300, 40), (300, 260, 1)]
+SHAPES = [
+    (1, 1, 1),
+    (5, 3, 3),
+    (33, 70, 7),
+    (64, 64, 16),
+    (103, 150, 79),
+    (130, 210, 16),
+    (270, 300, 40),
+    (300, 260, 1),
+]
 
 
 def check(a: Tensor, k: int) -> None:

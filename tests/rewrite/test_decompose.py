@@ -57,7 +57,9 @@ def test_resnet() -> None:
 
 
 def test_what_is_left_alone() -> None:
-    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, (1, 5)), nn.Conv2d(8, 64, 2))
+    model = nn.Sequential(
+        nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, (1, 5)), nn.Conv2d(8, 64, 2)
+    )
     assert all(isinstance(layer, nn.Conv2d) for layer in decompose(model))
 
 

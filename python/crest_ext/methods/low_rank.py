@@ -1,7 +1,7 @@
 """Compression-aware training: a nuclear norm that takes layers to low rank, for `factorize` to make them thinner.
 
-Source: Alvarez, Salzmann, "Compression-aware Training of Deep Networks", NIPS 2017; its sparse group lasso from Alvarez,
-Salzmann, "Learning the Number of Neurons in Deep Networks", NIPS 2016.
+Source: Alvarez, Salzmann, "Compression-aware Training of Deep Networks", NIPS 2017; its sparse group lasso from
+Alvarez, Salzmann, "Learning the Number of Neurons in Deep Networks", NIPS 2016.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class Dec3(nn.Module):
         classes: outputs.
         neurons: filters of the last pair.
 
-    Source: Alvarez, Salzmann, "Learning the Number of Neurons in Deep Networks", NIPS 2016, section 4.1, after Jaderberg,
-        Vedaldi, Zisserman, "Deep Features for Text Spotting", ECCV 2014.
+    Source: Alvarez, Salzmann, "Learning the Number of Neurons in Deep Networks", NIPS 2016, section 4.1, after
+        Jaderberg, Vedaldi, Zisserman, "Deep Features for Text Spotting", ECCV 2014.
     """
 
     def __init__(self, classes: int = 36, neurons: int = 512) -> None:

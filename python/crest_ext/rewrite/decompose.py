@@ -32,7 +32,12 @@ def decompose(model: Model) -> Model:
     model = materialize(model)
     pairs = dict[nn.Module, nn.Module]()
     for _, layer, reason in layers(model):
-        if reason is None and isinstance(layer, nn.Conv2d) and _shrinks(layer) and not reason_not_to_replace(model, layer):
+        if (
+            reason is None
+            and isinstance(layer, nn.Conv2d)
+            and _shrinks(layer)
+            and not reason_not_to_replace(model, layer)
+        ):
             pairs[layer] = _pair(layer)
     return replace_layers(model, pairs)
 
@@ -44,24 +49,31 @@ def _shrinks(layer: nn.Conv2d) -> bool:
 
 def _pair(layer: nn.Conv2d) -> nn.Sequential:
     n, bias = layer.out_channels, layer.bias is not None
-    like: dict[str, Any] = {
-        "padding_mode": layer.padding_mode,
-        "device": layer.weight.device,
-        "dtype": layer.weight.dtype,
-    }
-
-    def of(value: Any, side: int, other: int) -> Any:
-        """A pair of numbers for one side alone; padding may be a word."""
-        return value if isinstance(value, str) else (value[0], other) if side == 0 else (other, value[1])
-
-    def along(side: int, channels: int, biased: bool) -> nn.Conv2d:
-        sizes = [of(v, side, other) for v, other in ((layer.kernel_size, 1), (layer.stride, 1), (layer.padding, 0))]
-        return nn.Conv2d(channels, n, *sizes, of(layer.dilation, side, 1), bias=biased, **like)
-
-    vertical, horizontal = along(0, layer.in_channels, True), along(1, n, bias)
-    for module in (vertical, horizontal):
-        nn.init.kaiming_normal_(module.weight)
-        module.requires_grad_(layer.weight.requires_grad)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+    vertical, horizontal = _along(layer, 0, layer.in_channels, True), _along(layer, 1, n, bias)
     return nn.Sequential(vertical, nn.ReLU(), horizontal).train(layer.training)
+
+
+def _along(layer: nn.Conv2d, side: int, channels: int, bias: bool) -> nn.Conv2d:
+    """As wide as the layer, with its numbers for one side: 0, vertical; 1, horizontal."""
+
+    def of(value: Any, other: int) -> Any:
+        if isinstance(value, str):  # padding may be a word
+            return value
+        return (value[0], other) if side == 0 else (other, value[1])
+
+    conv = nn.Conv2d(
+        channels,
+        layer.out_channels,
+        of(layer.kernel_size, 1),
+        of(layer.stride, 1),
+        of(layer.padding, 0),
+        of(layer.dilation, 1),
+        bias=bias,
+        padding_mode=layer.padding_mode,
+        device=layer.weight.device,
+        dtype=layer.weight.dtype,
+    )
+    nn.init.kaiming_normal_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv.requires_grad_(layer.weight.requires_grad)

@@ -96,7 +96,7 @@ def factorize(
         ValueError: neither or both of energy and rank, one of them out of range, a pattern that matches no layer, or
             a weight that is not finite.
 
-    Work: for energy, the eigenvalues of each layer's and group's Gram matrix; then `truncated_svd` of those that change.
+    Work: for energy, the eigenvalues of each layer's and group's Gram matrix; `truncated_svd` of those that change.
     Source: Alvarez, Salzmann, "Compression-aware Training of Deep Networks", NIPS 2017, section 3.
     """
     if (energy is None) == (rank is None):
