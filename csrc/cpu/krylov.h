@@ -362,7 +362,7 @@ inline int64_t search_in_doubles(const Tall<A>& t, const Wanted& wanted, int64_t
 // v (blocks of q rows) and w = m v (blocks of p rows) for the wanted values, the largest first. Returns how many, or a
 // negative number.
 template <class A>
-inline int64_t largest(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, A* w, A* spare, Arena arena) {
+int64_t largest(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, A* w, A* spare, Arena arena) {
   constexpr int64_t short_side = 96;  // up to here the time is in latencies: doubles take no more of it
   int64_t count = drowned;
   if (t.q > small_side)
@@ -377,5 +377,9 @@ inline int64_t largest(const Tall<A>& t, const Wanted& wanted, int64_t most, A* 
   if (count > 0 && (rough || t.q > small_side)) refine(t, count, v, w, spare, arena);
   return count;
 }
+
+// In krylov.cpp, once for all kernels: it is a tenth of them.
+extern template int64_t largest(const Tall<float>&, const Wanted&, int64_t, float*, float*, float*, Arena);
+extern template int64_t largest(const Tall<double>&, const Wanted&, int64_t, double*, double*, double*, Arena);
 
 }  // namespace crest::CREST_ISA
