@@ -41,6 +41,7 @@ def bench_alexnet(benchmark: Any, n: int) -> None:
     others: dict[str, Function | str] = {
         "torch": peers.in_torch(model, x),
         "ONNX Runtime": peers.onnxruntime(model, x),
+        "OpenVINO": peers.openvino(model, x),
     }
     compare(
         benchmark,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,37 @@ from timing import Function
 def onnxruntime(module: nn.Module, x: Tensor) -> Function | str:
     try:
         import onnxruntime as ort
+    except ImportError as error:
+        return f"{error.name} is not installed"
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = _with_onnx(
+        module, x, lambda path: ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    )
+    if isinstance(session, str):
+        return session
+    (name,) = (i.name for i in session.get_inputs())
+    return partial(session.run, None, {name: x.numpy()})
+
+
+def openvino(module: nn.Module, x: Tensor) -> Function | str:
+    """In float32: by itself it takes bfloat16 where the processor has it."""
+    try:
+        import openvino as ov
+    except ImportError as error:
+        return f"{error.name} is not installed"
+    options = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = _with_onnx(module, x, lambda path: ov.Core().compile_model(path, "CPU", options))
+    return compiled if isinstance(compiled, str) else partial(compiled.create_infer_request().infer, [x.numpy()])
+
+
+def _with_onnx(module: nn.Module, x: Tensor, load: Callable[[Path], Any]) -> Any:
+    """What `load` makes of a file of the module; the reason why there is none."""
+    try:
         import onnxscript  # noqa: F401 (what torch exports through)
     except ImportError as error:
         return f"{error.name} is not installed"
@@ -24,11 +56,7 @@ def onnxruntime(module: nn.Module, x: Tensor) -> Function | str:
         warnings.simplefilter("ignore")  # the exporter warns of torch's own
         path = Path(folder) / "model.onnx"
         torch.onnx.export(module, (x,), path, dynamo=True, verbose=False, external_data=True)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    (name,) = (i.name for i in session.get_inputs())
-    return partial(session.run, None, {name: x.numpy()})
+        return load(path)
 
 
 def in_torch(module: nn.Module, x: Tensor, **layout: Any) -> Function:
