@@ -28,17 +28,19 @@ def main() -> None:
     ours = {recipe: points(recipe) for recipe in RECIPES}
     others = {name: point for found in ours.values() for name, point in found.items() if name != "median"}
     mpl.rcParams |= {"svg.hashsalt": "size", "svg.fonttype": "none", "font.size": 9}
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     axes.set(xscale="log", xlabel="bytes of the file", ylabel="test error, %", title="LeNet-5 on MNIST")
-    for name, (size, error) in others.items():
-        kept = name.startswith("dense")
-        axes.plot(size, error, "s" if kept else "o", color="tab:gray" if kept else "tab:blue")
-        axes.annotate(name, (size, error), (4, 4), textcoords="offset points", rotation=30 if kept else 0)
-    for found in ours.values():
-        axes.plot(*found["median"], "*", color="tab:red", markersize=12)
-        axes.annotate("crest", found["median"], (6, -10), textcoords="offset points", color="tab:red")
+    crest = {f"crest, {recipe}": found["median"] for recipe, found in ours.items()}
+    for number, (name, (size, error)) in enumerate(sorted((others | crest).items(), key=lambda item: item[1]), 1):
+        marker, color = (
+            ("*", "tab:red") if name in crest else ("s", "tab:gray") if "dense" in name else ("o", "tab:blue")
+        )
+        axes.plot(size, error, marker, color=color, markersize=6, label=f"{number} {name}: {size:,.0f}")
+        above = 6 + 9 * (number % 4 if "dense" in name else 0)  # those of the dense network are close together
+        axes.annotate(str(number), (size, error), (0, above), textcoords="offset points", ha="center", color=color)
     axes.margins(0.2)
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right", fontsize=8)
     figure.savefig(HERE.parents[1] / "docs" / "size.svg", metadata={"Date": None})
 
 
