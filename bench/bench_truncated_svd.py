@@ -14,6 +14,7 @@ from torch import Tensor
 from crest_ext import reference, singular_value_threshold, truncated_svd
 from timing import Function, compare
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # PROPACK's; its threads would spin into the times after it
 # case: matrices, rows, columns, k
 CASES = {
     "1024x1024, k=16": (1, 1024, 1024, 16),
@@ -49,7 +50,6 @@ def by_eigh(a: Tensor, k: int) -> tuple[Tensor, ...]:
 def propack(a: Tensor, k: int) -> Function | str:
     if a.dim() > 2:
         return "takes one matrix"
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(torch.get_num_threads()))  # its threads spin into our time
     try:
         from scipy.sparse.linalg import svds
     except ImportError as error:

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -16,8 +17,10 @@
 #include "../../csrc/masked_linear_grad_x.h"
 #include "../../csrc/prune_splice.h"
 #include "../../csrc/sgd_prune_splice.h"
+#include "../../csrc/singular_value_threshold.h"
 #include "../../csrc/sparse_conv2d_work.h"
 #include "../../csrc/sparse_linear.h"
+#include "../../csrc/work.h"
 
 namespace {
 
@@ -74,6 +77,16 @@ void norms(const Case& c) {
   if (groups.outer == 1) return in_two<GroupNorms>(group_norms, a, groups.count);
   in_two<GroupNorms>(group_norms_sums, a, groups.blocks());
   group_norms_of_sums(a);
+}
+
+// sizes: n, r, c, most.
+void low_rank(const Case& c) {
+  const auto& s = c.sizes;
+  std::vector<Search> state(static_cast<size_t>(s[0]), Search::not_found);
+  const SingularValueThreshold a{c[0], c[1], nullptr, state.data(), c.numbers[0], s[0], s[1], s[2], s[3], c.dtype};
+  singular_value_threshold(a, Work(search_work(a.r, a.c, a.most)).data(), 0, a.n);
+  for (const Search found : state)
+    if (found != Search::found) throw std::runtime_error("singular_value_threshold: not found");
 }
 
 void soft_threshold(const Case& c) {
@@ -211,6 +224,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
            sgd_prune_splice,
            {c[0], c[1], c[2], c.mask(3), c.sizes[0], x[0], x[1], x[2], x[3], x[4], x[5] != 0, c.dtype}, c.sizes[0]);
      }},
+    {"singular_value_threshold", low_rank},
     {"sparse_conv2d", convolution},
     {"sparse_linear", sparse},
 };

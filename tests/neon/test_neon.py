@@ -20,6 +20,7 @@ from crest_ext import pack_sparse, pack_sparse_conv2d, reference
 from depthwise import calls
 from driver import KERNELS, Case, call, kernel_flags
 from samples import CONVOLUTIONS, DTYPES, OPTIONS, SAMPLES
+from spectra import of_spectrum
 
 Run = Callable[[Sequence[Case]], list[list[Tensor | None]]]
 
@@ -196,6 +197,20 @@ def test_linear_equals_reference(run: Run, op: str, dtype: torch.dtype) -> None:
         assert got is not None
         eps = torch.finfo(torch.float32 if got.element_size() == 2 else dtype).eps
         torch.testing.assert_close(got.double(), expected, rtol=4 * torch.finfo(dtype).eps, atol=1000 * eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_singular_value_threshold(run: Run, dtype: torch.dtype) -> None:
+    """From the Gram matrix, in float64 and float32, and by the search."""
+    matrices = [of_spectrum(r, c, "1/i", dtype) for r, c in ((20, 33), (130, 110), (280, 270))]
+    cases = [
+        Case("singular_value_threshold", dtype, [1, *a.shape, min(*a.shape, 45)], [a, torch.empty_like(a)], [0.07])
+        for a in matrices
+    ]
+    for a, (_, got) in zip(matrices, run(cases), strict=True):
+        expected = reference.singular_value_threshold(a.double(), 0.07)
+        assert got is not None
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

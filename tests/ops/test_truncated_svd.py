@@ -52,7 +52,8 @@ def test_spectra(spectrum: str, dtype: torch.dtype, isa: str) -> None:
 def test_gaussian_batches_and_strides(dtype: torch.dtype, isa: str) -> None:
     check(torch.randn(3, 2, 40, 50, dtype=dtype), 6)
     check(torch.randn(3, 130, 140, dtype=dtype), 5)
-    check(torch.randn(600, 320, dtype=dtype), 50)
+    if dtype == torch.float32:  # a long search: many blocks stay orthogonal
+        check(torch.randn(2000, 500), 16)
     check(torch.randn(60, 50, dtype=dtype).t()[::2], 4)
     shapes = [t.shape for t in truncated_svd(torch.randn(2, 4, 3, dtype=dtype), 0)]
     assert shapes == [(2, 4, 0), (2, 0), (2, 0, 3)]
