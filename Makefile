@@ -12,8 +12,10 @@ CXX_FILES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.hp
 demo: $(VENV)/installed
 	$(BIN)/crest demo
 
+# a file's tests share what they compile, so they stay in one process
+JOBS ?= 2
 test: $(VENV)/testable
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile
 
 bench: $(VENV)/testable
 	$(BIN)/pytest bench/
