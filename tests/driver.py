@@ -70,3 +70,13 @@ def kernel_flags(isa: str) -> list[str]:
     shared = re.search(r"PRIVATE (-O3.*?) \$\{isa_", cmake)
     assert shared
     return ["-std=c++17", *shared[1].split(), *(own[1].split() if own else []), f"-DCREST_ISA={isa}"]
+
+
+def defined_elsewhere(isa: str, objects: Sequence[Path]) -> list[str]:
+    """The symbols these objects define outside of crest::<isa>."""
+    nm = ["nm", "--defined-only", "--extern-only", *objects]
+    out = subprocess.run(nm, capture_output=True, text=True, check=True).stdout
+    defined = re.findall(r"^[0-9a-f]+ \S (.*)$", out, re.MULTILINE)
+    assert len(defined) >= len(objects)
+    mangled = re.compile(rf"_ZNK?5crest{len(isa)}{isa}")
+    return [name for name in defined if not mangled.match(name)]

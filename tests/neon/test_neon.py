@@ -18,7 +18,7 @@ from torch import Tensor
 
 from crest_ext import pack_sparse, pack_sparse_conv2d, reference
 from depthwise import calls
-from driver import KERNELS, Case, call, kernel_flags
+from driver import KERNELS, Case, call, defined_elsewhere, kernel_flags
 from samples import CONVOLUTIONS, DTYPES, OPTIONS, SAMPLES
 from spectra import of_spectrum
 
@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             pytest.skip(f"no {tool}")
     folder = tmp_path_factory.mktemp("neon")
     program = folder / "driver"
-    flags = [*kernel_flags("neon"), "-Wall", "-Wextra", "-Werror"]
+    flags = [*kernel_flags("neon"), "-fPIC", "-Wall", "-Wextra", "-Werror"]
 
     def compiled(source: Path) -> Path:
         to = folder / f"{source.stem}.o"
@@ -43,6 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, [*KERNELS, Path(__file__).parent / "driver.cpp"]))
+    assert defined_elsewhere("neon", objects[:-1]) == []
     subprocess.run([compiler, "-static", *objects, "-o", program], check=True)
     return partial(call, [emulator, program] if emulator else [program], folder)
 
