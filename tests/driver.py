@@ -78,5 +78,5 @@ def defined_elsewhere(isa: str, objects: Sequence[Path]) -> list[str]:
     out = subprocess.run(nm, capture_output=True, text=True, check=True).stdout
     defined = re.findall(r"^[0-9a-f]+ \S (.*)$", out, re.MULTILINE)
     assert len(defined) >= len(objects)
-    mangled = re.compile(rf"_ZNK?5crest{len(isa)}{isa}")
+    mangled = re.compile(rf"_ZZ?NK?5crest{len(isa)}{isa}")  # crest::<isa>::, and lambdas in its functions
     return [name for name in defined if not mangled.match(name)]
