@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crest_ext.methods.checks import is_number, require, require_by_layer
 from crest_ext.methods.method import Method
 from crest_ext.methods.select import select
 from crest_ext.methods.summary import Summary, summarize
@@ -52,27 +53,14 @@ class LowRankConfig:
 
     def __post_init__(self) -> None:
         for field in ("tau", "sparse_group"):
-            factor = getattr(self, field)
-            if isinstance(factor, Mapping):
-                object.__setattr__(self, field, dict(factor))  # a copy: frozen
-                for layer, number in factor.items():
-                    _require(_is_factor(number), f"{field} of {layer!r}", "be a finite number >= 0", number)
-            else:
-                _require(_is_factor(factor), field, "be a finite number >= 0, or a mapping to some", factor)
+            require_by_layer(self, field, 0)
         factors = [x for f in (self.tau, self.sparse_group) for x in (f.values() if isinstance(f, Mapping) else [f])]
-        _require(any(factors), "one of tau, sparse_group", "be above 0", 0.0)
-        _require(_is_factor(self.alpha) and self.alpha <= 1, "alpha", "be in [0, 1]", self.alpha)
-        _require(isinstance(self.interval, int) and self.interval >= 1, "interval", "be an int >= 1", self.interval)
-        _require(_is_factor(self.energy) and 0 < self.energy <= 1, "energy", "be in (0, 1]", self.energy)
-
-
-def _is_factor(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
-
-
-def _require(holds: bool, field: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"LowRankConfig: {field} must {rule}, got {value!r}")
+        require(self, any(factors), "one of tau, sparse_group", "be above 0", 0.0)
+        require(self, is_number(self.alpha, 0) and self.alpha <= 1, "alpha", "be in [0, 1]", self.alpha)
+        require(
+            self, isinstance(self.interval, int) and self.interval >= 1, "interval", "be an int >= 1", self.interval
+        )
+        require(self, is_number(self.energy) and 0 < self.energy <= 1, "energy", "be in (0, 1]", self.energy)
 
 
 @dataclass

@@ -7,7 +7,6 @@ Model Compression by Entropy Penalized Reparameterization", ICLR 2020 (bits as a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from crest_ext import _C
+from crest_ext.methods.checks import require, require_by_layer
 from crest_ext.methods.codebook import Codebook
 from crest_ext.methods.method import Method
 from crest_ext.methods.select import select
@@ -47,25 +47,14 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.lam, Mapping):
-            object.__setattr__(self, "lam", dict(self.lam))  # a copy: frozen
-            _require(len(self.lam) > 0, "lam", "name a layer", self.lam)
-            for layer, lam in self.lam.items():
-                _require(_is_price(lam), f"lam of {layer!r}", "be a finite number >= 0", lam)
-        else:
-            _require(_is_price(self.lam), "lam", "be a finite number >= 0, or a mapping to some", self.lam)
+            require(self, len(self.lam) > 0, "lam", "name a layer", self.lam)
+        require_by_layer(self, "lam", 0)
         levels = isinstance(self.levels, int) and 1 <= self.levels <= MOST
-        _require(levels, "levels", f"be an int from 1 to {MOST}", self.levels)
-        _require(isinstance(self.ramp, int) and self.ramp >= 0, "ramp", "be an int >= 0", self.ramp)
-        _require(isinstance(self.iter_stop, int) and self.iter_stop >= 0, "iter_stop", "be an int >= 0", self.iter_stop)
-
-
-def _is_price(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
-
-
-def _require(holds: bool, field: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"QuantizeConfig: {field} must {rule}, got {value!r}")
+        require(self, levels, "levels", f"be an int from 1 to {MOST}", self.levels)
+        require(self, isinstance(self.ramp, int) and self.ramp >= 0, "ramp", "be an int >= 0", self.ramp)
+        require(
+            self, isinstance(self.iter_stop, int) and self.iter_stop >= 0, "iter_stop", "be an int >= 0", self.iter_stop
+        )
 
 
 @dataclass(frozen=True)

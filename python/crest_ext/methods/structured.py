@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from crest_ext.methods.checks import is_number, require, require_by_layer
 from crest_ext.methods.method import Method
 from crest_ext.methods.select import select
 from crest_ext.methods.summary import Summary, summarize
@@ -71,33 +72,20 @@ class StructuredConfig:
 
     def __post_init__(self) -> None:
         for kind in FIELDS:
-            factor = getattr(self, kind)
-            if isinstance(factor, Mapping):
-                object.__setattr__(self, kind, dict(factor))  # a copy: frozen
-                for layer, number in factor.items():
-                    _require(_is_factor(number), f"{kind} of {layer!r}", "be a finite number >= 0", number)
-            else:
-                _require(_is_factor(factor), kind, "be a finite number >= 0, or a mapping to some", factor)
+            require_by_layer(self, kind, 0)
         positive = [f for f in FIELDS for x in [getattr(self, f)] if any(x.values() if isinstance(x, dict) else [x])]
-        _require(bool(positive), "one of " + ", ".join(FIELDS), "be above 0", 0.0)
-        _require(self.mode in get_args(Mode), "mode", f"be one of {', '.join(get_args(Mode))}", self.mode)
-        _require(_is_factor(self.zero_below), "zero_below", "be a finite number >= 0", self.zero_below)
+        require(self, bool(positive), "one of " + ", ".join(FIELDS), "be above 0", 0.0)
+        require(self, self.mode in get_args(Mode), "mode", f"be one of {', '.join(get_args(Mode))}", self.mode)
+        require(self, is_number(self.zero_below, 0), "zero_below", "be a finite number >= 0", self.zero_below)
         if self.least is not None:
-            _require(self.mode == "proximal", "least", "be None in mode 'subgradient'", self.least)
+            require(self, self.mode == "proximal", "least", "be None in mode 'subgradient'", self.least)
             for kind, counts in self.least.items():
-                _require(kind in FIELDS and bool(getattr(self, kind)), "least", "be of kinds with a factor", kind)
+                require(self, kind in FIELDS and bool(getattr(self, kind)), "least", "be of kinds with a factor", kind)
                 for layer, count in counts.items():
-                    _require(isinstance(count, int) and count > 0, f"least {kind} of {layer!r}", "be an int > 0", count)
+                    require(
+                        self, isinstance(count, int) and count > 0, f"least {kind} of {layer!r}", "be an int > 0", count
+                    )
             object.__setattr__(self, "least", {kind: dict(counts) for kind, counts in self.least.items()})
-
-
-def _is_factor(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value >= 0
-
-
-def _require(holds: bool, field: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"StructuredConfig: {field} must {rule}, got {value!r}")
 
 
 @dataclass

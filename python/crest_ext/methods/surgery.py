@@ -5,7 +5,6 @@ Source: Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NIPS 2016,
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from crest_ext.methods.checks import is_number, require, require_by_layer
 from crest_ext.methods.method import Method
 from crest_ext.methods.select import CLASSES, Kind, select
 from crest_ext.methods.summary import Summary, summarize
@@ -58,30 +58,19 @@ class SurgeryConfig:
 
     def __post_init__(self) -> None:
         if isinstance(self.c_rate, Mapping):
-            object.__setattr__(self, "c_rate", dict(self.c_rate))  # a copy: frozen
-            _require(len(self.c_rate) > 0, "c_rate", "name a layer", self.c_rate)
-            for layer, c in self.c_rate.items():
-                _require(_is_number(c), f"c_rate of {layer!r}", "be a finite number", c)
-        else:
-            _require(_is_number(self.c_rate), "c_rate", "be a finite number, or a mapping to some", self.c_rate)
-        _require(self.kind in CLASSES, "kind", f"be one of {', '.join(CLASSES)}", self.kind)
-        _require(_is_number(self.low) and self.low >= 0, "low", "be a finite number >= 0", self.low)
-        _require(_is_number(self.high) and self.high >= self.low, "high", f"be a number >= low, {self.low}", self.high)
-        _require(_is_number(self.gamma) and self.gamma >= 0, "gamma", "be a finite number >= 0", self.gamma)
-        _require(_is_number(self.power) and self.power >= 0, "power", "be a finite number >= 0", self.power)
-        _require(isinstance(self.iter_stop, int) and self.iter_stop >= 0, "iter_stop", "be an int >= 0", self.iter_stop)
-        _require(isinstance(self.ramp, int) and self.ramp >= 0, "ramp", "be an int >= 0", self.ramp)
-        _require(_is_number(self.c_start), "c_start", "be a finite number", self.c_start)
-        _require(isinstance(self.seed, int), "seed", "be an int", self.seed)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
-
-
-def _require(holds: bool, field: str, rule: str, value: object) -> None:
-    if not holds:
-        raise ValueError(f"SurgeryConfig: {field} must {rule}, got {value!r}")
+            require(self, len(self.c_rate) > 0, "c_rate", "name a layer", self.c_rate)
+        require_by_layer(self, "c_rate")
+        require(self, self.kind in CLASSES, "kind", f"be one of {', '.join(CLASSES)}", self.kind)
+        require(self, is_number(self.low, 0), "low", "be a finite number >= 0", self.low)
+        require(self, is_number(self.high, self.low), "high", f"be a number >= low, {self.low}", self.high)
+        require(self, is_number(self.gamma, 0), "gamma", "be a finite number >= 0", self.gamma)
+        require(self, is_number(self.power, 0), "power", "be a finite number >= 0", self.power)
+        require(
+            self, isinstance(self.iter_stop, int) and self.iter_stop >= 0, "iter_stop", "be an int >= 0", self.iter_stop
+        )
+        require(self, isinstance(self.ramp, int) and self.ramp >= 0, "ramp", "be an int >= 0", self.ramp)
+        require(self, is_number(self.c_start), "c_start", "be a finite number", self.c_start)
+        require(self, isinstance(self.seed, int), "seed", "be an int", self.seed)
 
 
 class Part(NamedTuple):
