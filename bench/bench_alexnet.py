@@ -14,7 +14,7 @@ import torch
 import crest_ext
 import peers
 from crest_ext.models import create_model
-from timing import Function, compare
+from timing import compare
 
 KEPT = {
     "conv1": 0.538,
@@ -38,15 +38,10 @@ def bench_alexnet(benchmark: Any, n: int) -> None:
         weight.mul_(torch.rand_like(weight) < kept)
     x = torch.randn(n, 3, 227, 227)
     packed, report = crest_ext.pack(model, x, explain=True)
-    others: dict[str, Function | str] = {
-        "torch": peers.in_torch(model, x),
-        "ONNX Runtime": peers.onnxruntime(model, x),
-        "OpenVINO": peers.openvino(model, x),
-    }
     compare(
         benchmark,
         partial(packed, x),
-        others,
+        peers.dense(model, x),
         group="AlexNet at Dynamic Network Surgery's densities, float32",
         case=f"{n} image{'s'[: n > 1]}",
         headline=f"AlexNet at Dynamic Network Surgery's densities, {n} image{'s'[: n > 1]}",

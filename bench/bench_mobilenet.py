@@ -12,7 +12,7 @@ from torch import nn
 import crest_ext
 import peers
 from crest_ext.models import create_model
-from timing import Function, compare
+from timing import compare
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.9])
@@ -25,16 +25,11 @@ def bench_mobilenet(benchmark: Any, zeros: float) -> None:
             layer.weight.mul_(torch.rand_like(layer.weight) >= zeros)
     x = torch.randn(1, 3, 224, 224)
     packed, plain = crest_ext.pack(model, x), by_torch(model)
-    others: dict[str, Function | str] = {
-        "torch": peers.in_torch(plain, x),
-        "torch, channels_last": peers.in_torch(copy.deepcopy(plain), x, memory_format=torch.channels_last),
-        "ONNX Runtime": peers.onnxruntime(plain, x),
-        "OpenVINO": peers.openvino(plain, x),
-    }
+    channels_last = peers.in_torch(copy.deepcopy(plain), x, memory_format=torch.channels_last)
     compare(
         benchmark,
         peers.in_torch(packed, x),
-        others,
+        peers.dense(plain, x) | {"torch, channels_last": channels_last},
         group="MobileNet-v1 1.0-224, float32, 1 image",
         case=f"{zeros:.0%} zeros in the pointwise layers and fc",
         headline=f"MobileNet-v1 1.0-224, {zeros:.0%} zeros, 1 image",

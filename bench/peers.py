@@ -46,6 +46,11 @@ def openvino(module: nn.Module, x: Tensor) -> Function | str:
     return compiled if isinstance(compiled, str) else partial(compiled.create_infer_request().infer, [x.numpy()])
 
 
+def dense(module: nn.Module, x: Tensor) -> dict[str, Function | str]:
+    """Engines that pay for zeros as well."""
+    return {"torch": in_torch(module, x), "ONNX Runtime": onnxruntime(module, x), "OpenVINO": openvino(module, x)}
+
+
 def _with_onnx(module: nn.Module, x: Tensor, load: Callable[[Path], Any]) -> Any:
     """What `load` makes of a file of the module; the reason why there is none."""
     try:

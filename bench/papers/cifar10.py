@@ -1,8 +1,11 @@
-"""What the scripts on CIFAR-10 share: its images at random crops, and training in bfloat16."""
+"""What the scripts on CIFAR-10 share: arguments, its images at random crops, and training in bfloat16."""
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,27 @@ from crest_ext import data
 BATCH = 128
 EPOCH = 50_000 // BATCH  # steps
 MARGIN = 4  # pixels of black around an image, out of which it is cropped again
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    folder = Path(os.environ.get("CREST_DATA") or ".")
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--data", type=Path, default=folder, help="CIFAR-10's binary version; default $CREST_DATA")
+    made.add_argument("--weights", type=Path, default=folder / "weights" / "resnet20.safetensors")
+    made.add_argument("--work", type=Path, default=Path("build/papers"), help="where runs are kept")
+    return made
+
+
+def start(args: argparse.Namespace) -> data.Dataset:
+    """One thread, a folder for the runs, and the images as bytes."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    return data.cifar10_bytes(args.data)
+
+
+def test_images(images: data.Dataset) -> data.Loader:
+    return data.Loader(data.Split(standardized(images.test.x), images.test.y), 250)
 
 
 class Crops:

@@ -2,32 +2,30 @@
 
     CREST_DATA=folder python bench/papers/low_rank.py
 
-The network starts from the weights in $CREST_DATA/weights (or --weights) and trains on for a few epochs, once with each
-tau, 0 being none; all else is equal. Then `factorize` keeps the same share of energy of each. Runs are kept in --work
-and not made again; the last step writes bench/papers/results/low_rank.json, which bench/results.py puts into
+The network starts from $CREST_DATA/weights/resnet20.safetensors (or --weights) and trains on for a few epochs, once
+with each tau, 0 being none; all else is equal. Then `factorize` keeps the same share of energy of each. Runs are kept
+in --work and not made again; the last step writes bench/papers/results/low_rank.json, which bench/results.py puts into
 bench/RESULTS.md.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cifar10
 import torch
+from cifar10 import BATCH, EPOCH, Crops, InBfloat16, standardized
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from crest_ext import LowRank, LowRankConfig, data, factorize, recalibrate, train
 from crest_ext.models import create_model, multiply_adds
 
 HERE = Path(__file__).parent
-BATCH, LR, MOMENTUM, WEIGHT_DECAY, INTERVAL = 128, 0.02, 0.9, 1e-4, 10
+LR, MOMENTUM, WEIGHT_DECAY, INTERVAL = 0.02, 0.9, 1e-4, 10
 RECALIBRATED = 2000  # training images for the statistics of BatchNorm
 ENERGIES = (0.99, 0.95, 0.9)
 
@@ -43,67 +41,41 @@ class Run:
     seconds: float
 
 
-def forward(model: nn.Module, x: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        return model(x.contiguous(memory_format=torch.channels_last)).float()
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, split: data.Split) -> float:
-    model.eval()
-    return sum(int((forward(model, x).argmax(1) == y).sum()) for x, y in data.Loader(split, 500)) / len(split.x)
-
-
-def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror images of a half, and crops of 32x32 of the images with four zeros around."""
-    x = torch.where(torch.rand(len(x), 1, 1, 1, generator=generator) < 0.5, x.flip(3), x)
-    padded = F.pad(x, (4, 4, 4, 4))
-    places = torch.randint(9, (len(x), 2), generator=generator)
-    return torch.stack([p[:, i : i + 32, j : j + 32] for p, (i, j) in zip(padded, places.tolist(), strict=True)])
-
-
-def run(tau: float, epochs: int, cifar10: data.Dataset, weights: Path, work: Path) -> Run:
+def run(tau: float, epochs: int, images: data.Dataset, weights: Path, work: Path) -> Run:
     done = work / f"low_rank_{epochs}_{tau:g}.json"
     if done.exists():
         return Run(**json.loads(done.read_text()))
-    start = time.perf_counter()
+
+    def show(now: train.Progress) -> None:
+        print(f"tau {tau:g}: {now.iteration} of {now.iterations}, loss {now.loss:.3f}", flush=True)
+
+    start, test = time.perf_counter(), cifar10.test_images(images)
     torch.manual_seed(0)
-    model = create_model("resnet20").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.load_state_dict(load_file(weights / "resnet20.safetensors"))
-    optimizer = torch.optim.SGD(model.parameters(), LR, MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True)
-    method = LowRank(model, LowRankConfig(tau, interval=INTERVAL), optimizer) if tau else None
-    generator = torch.Generator().manual_seed(0)
-    batches = data.Loader(cifar10.train, BATCH, shuffle=True, seed=0)
-    schedule, iterations = train.Cosine(LR), epochs * len(batches)
-    for epoch in range(epochs):
-        model.train()
-        total = 0.0
-        for i, (x, y) in enumerate(batches):
-            optimizer.param_groups[0]["lr"] = schedule.at(epoch * len(batches) + i, iterations)
-            optimizer.zero_grad()
-            loss = F.cross_entropy(forward(model, augmented(x, generator)), y)
-            loss.backward()
-            optimizer.step()
-            if method:
-                method.step()
-            total += loss.item()
-        print(f"tau {tau:g}: epoch {epoch + 1}, loss {total / len(batches):.3f}", flush=True)
+    model = create_model("resnet20").to(memory_format=torch.channels_last)
+    model.load_state_dict(load_file(weights))
+    method = LowRank(model, LowRankConfig(tau, interval=INTERVAL)) if tau else None
+    train.fit(
+        InBfloat16(model),
+        Crops(images.train, 0),
+        epochs * EPOCH,
+        train.Cosine(LR),
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        low_rank=method,
+        progress=show,
+    )
     if method:
         print(method.finish(), flush=True)
-    rows = []
+    some, rows = standardized(images.train.x[:RECALIBRATED]), []
     for energy in ENERGIES:
-        small = factorize(model, energy=energy)
-        small = recalibrate(small, cifar10.train.x[:RECALIBRATED].split(500))
-        work_of = sum(multiply_adds(small, cifar10.test.x[:1]).values())
-        rows.append([energy, count(small), work_of, accuracy(small, cifar10.test)])
+        small = recalibrate(factorize(model, energy=energy), some.split(500))
+        work_of = sum(multiply_adds(small, some[:1]).values())
+        rows.append([energy, train.count(small)[1], work_of, 1 - train.evaluate(small, test)])
         print(f"tau {tau:g}: {rows[-1]}", flush=True)
-    result = Run(tau, accuracy(model, cifar10.test), count(model), rows, time.perf_counter() - start)
+    accuracy, parameters = 1 - train.evaluate(model, test), train.count(model)[1]
+    result = Run(tau, accuracy, parameters, rows, time.perf_counter() - start)
     done.write_text(json.dumps(asdict(result)))
     return result
-
-
-def count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def section(runs: list[Run], epochs: int, command: str) -> dict[str, Any]:
@@ -122,9 +94,7 @@ def section(runs: list[Run], epochs: int, command: str) -> dict[str, Any]:
         rows.append([f"{run.tau:g}", "dense", f"{run.parameters:,}", "", f"{100 * run.accuracy:.2f}", "", ""])
         for row, beside in zip(run.factorized, plain.factorized, strict=True):
             energy, parameters, work, found = row
-            more = (
-                [f"{100 * parameters / beside[1]:.1f} %", f"{100 * (found - beside[3]):+.2f}"] if run.tau else ["", ""]
-            )
+            more = [f"{100 * parameters / beside[1]:.1f} %", f"{100 * (found - beside[3]):+.2f}"]
             cells = [f"{parameters:,.0f}", f"{work / 1e6:.1f}", f"{100 * found:.2f}"]
             rows.append([f"{run.tau:g}", f"{energy:g}", *cells, *(more if run.tau else ["", ""])])
     trained = f"{epochs} epochs from trained weights, batches of {BATCH}, lr {LR} to 0 along a cosine"
@@ -141,21 +111,14 @@ def section(runs: list[Run], epochs: int, command: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    folder = Path(os.environ.get("CREST_DATA", "."))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cifar10.parser(__doc__)
     parser.add_argument("--taus", type=float, nargs="+", default=[0.0, 0.02])
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--weights", type=Path, default=folder / "weights")
-    parser.add_argument("--data", type=Path, default=folder)
-    parser.add_argument("--work", type=Path, default=Path("build/papers"), help="where runs are kept")
     args = parser.parse_args()
     if 0.0 not in args.taus:
         parser.error("--taus must have 0, which the others are compared with")
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    args.work.mkdir(parents=True, exist_ok=True)
-    cifar10 = data.cifar10(args.data)
-    runs = [run(tau, args.epochs, cifar10, args.weights, args.work) for tau in args.taus]
+    images = cifar10.start(args)
+    runs = [run(tau, args.epochs, images, args.weights, args.work) for tau in args.taus]
     command = f"python bench/papers/low_rank.py --taus {' '.join(f'{t:g}' for t in args.taus)} --epochs {args.epochs}"
     (HERE / "results").mkdir(exist_ok=True)
     path = HERE / "results" / "low_rank.json"

@@ -1,8 +1,8 @@
 """Bytes of the same integers by the coder of NNC (ISO/IEC 15938-17) and by ours.
 
-    python -m venv /tmp/nnc && /tmp/nnc/bin/pip install numpy pybind11 setuptools wheel
-    /tmp/nnc/bin/pip install --no-deps --no-build-isolation nncodec==2.1.3
-    CREST_DATA=folder python bench/papers/nnc.py --python /tmp/nnc/bin/python
+    python -m venv build/nnc && build/nnc/bin/pip install numpy pybind11 setuptools wheel
+    build/nnc/bin/pip install --no-deps --no-build-isolation nncodec==2.1.3
+    CREST_DATA=folder python bench/papers/nnc.py --python build/nnc/bin/python
 
 Given weights lose their smallest in each layer, and the others become one of 14 integers; a MobileNet has the integers
 it was trained with. Ours are whole files, with names, shapes and checksums; of NNC the arithmetic-coded bytes alone, by

@@ -1,6 +1,6 @@
 """Draws docs/size.svg of bench/papers/results: error over bytes of LeNet-5, by ours and by others.
 
-pip install matplotlib
+pip install --group picture
 python bench/papers/picture.py
 """
 

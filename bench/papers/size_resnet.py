@@ -8,15 +8,14 @@ idle core with AMX. What is finished is kept in --work and not run again. Writes
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+import cifar10
 import torch
-from cifar10 import EPOCH, Crops, InBfloat16, standardized
+from cifar10 import EPOCH, Crops, InBfloat16
 from safetensors.torch import load_file
 from size import RESULTS, Goal, Run, section
 from torch import nn
@@ -58,7 +57,7 @@ def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
     done, pruned = work / f"resnet20_{seed}.json", work / f"resnet20_{seed}_pruned.crest"
     if done.exists():
         return Run(**json.loads(done.read_text()))
-    test = data.Loader(data.Split(standardized(images.test.x), images.test.y), 250)
+    test = cifar10.test_images(images)
     torch.manual_seed(seed)
     network = create_model("resnet20").to(memory_format=torch.channels_last)
     if not pruned.exists():
@@ -83,17 +82,10 @@ def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    folder = Path(os.environ.get("CREST_DATA") or ".")
+    parser = cifar10.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--data", type=Path, default=folder, help="CIFAR-10's binary version; default $CREST_DATA")
-    parser.add_argument("--weights", type=Path, default=folder / "weights" / "resnet20.safetensors")
-    parser.add_argument("--work", type=Path, default=Path("build/papers"), help="where runs are kept")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    args.work.mkdir(parents=True, exist_ok=True)
-    images = data.cifar10_bytes(args.data)
+    images = cifar10.start(args)
     runs = [run(args.weights, images, seed, args.work) for seed in args.seeds]
     goal = Goal("ResNet-20", 4 * runs[0].total // 20, 0.0877, (), "CIFAR-10")
     command = f"python bench/papers/size_resnet.py --seeds {' '.join(map(str, args.seeds))}"

@@ -10,16 +10,15 @@ Writes results/structured_resnet20.json.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cifar10
 import torch
-from cifar10 import EPOCH, Crops, InBfloat16, standardized
+from cifar10 import EPOCH, Crops, InBfloat16
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -75,7 +74,7 @@ def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
     if done.exists():
         return Run(**json.loads(done.read_text()))
     start = time.perf_counter()
-    test = data.Loader(data.Split(standardized(images.test.x), images.test.y), 250)
+    test = cifar10.test_images(images)
     torch.manual_seed(seed)
     given, network = (create_model("resnet20").to(memory_format=torch.channels_last) for _ in range(2))
     for model in (given, network):
@@ -136,17 +135,10 @@ def section(runs: list[Run], command: str) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    folder = Path(os.environ.get("CREST_DATA") or ".")
+    parser = cifar10.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--data", type=Path, default=folder, help="CIFAR-10's binary version; default $CREST_DATA")
-    parser.add_argument("--weights", type=Path, default=folder / "weights" / "resnet20.safetensors")
-    parser.add_argument("--work", type=Path, default=Path("build/papers"), help="where runs are kept")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    args.work.mkdir(parents=True, exist_ok=True)
-    images = data.cifar10_bytes(args.data)
+    images = cifar10.start(args)
     runs = [run(args.weights, images, seed, args.work) for seed in args.seeds]
     command = f"PYTHONPATH=bench python bench/papers/structured_resnet20.py --seeds {' '.join(map(str, args.seeds))}"
     RESULTS.mkdir(exist_ok=True)
