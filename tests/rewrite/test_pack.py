@@ -297,6 +297,9 @@ def test_separable(activation: str, sparse_wins: None) -> None:
     assert type(block.dw[0]) is SeparableConv2d
     others = [block.dw[1], block.dw_activation, *block.pw, block.pw_activation]
     assert [type(m) for m in others] == [nn.Identity] * 5
+    # What makes its x: dense, in the format that it takes, and the activation between them in place.
+    assert packed[0].stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert packed[0].stem_activation.inplace and not whole[0].stem_activation.inplace
     assert torch.equal(copy.deepcopy(packed)(x), packed(x))
     torch.testing.assert_close(torch.compile(packed, fullgraph=True, backend="aot_eager")(x), packed(x))
 
@@ -317,7 +320,7 @@ def test_depthwise_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [type(m) for m in block.dw] == [DepthwiseConv2d, nn.Identity]
     assert type(block.dw_activation) is nn.Identity
     assert type(block.pw[1]) is nn.Identity  # folded
-    assert type(block.pw_activation) is not nn.Identity
+    assert type(block.pw_activation) is nn.ReLU and block.pw_activation.inplace
 
 
 @pytest.mark.parametrize("name", ["lenet_300_100", "lenet_5", "resnet20"])

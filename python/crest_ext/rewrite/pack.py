@@ -16,6 +16,7 @@ from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, followers, has_hooks, record
+from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
 from crest_ext.rewrite.chains import Chain, chains
 from crest_ext.rewrite.materialize import materialize
 
@@ -25,7 +26,6 @@ MOST_KEPT = 0.7  # the density above which no measurement is worth its time
 ACTIVATIONS: dict[str, dict[type[nn.Module], str]] = {  # that each kernel takes along
     "sparse": {nn.ReLU: "relu"},
     "depthwise": {nn.ReLU: "relu", nn.ReLU6: "relu6"},
-    "dense": {},
 }
 
 
@@ -80,10 +80,10 @@ def pack(
     BatchNorm2d that follows a convolution is folded into it, and a ReLU module that follows a layer on our kernels is
     fused, a ReLU6 behind a depthwise one: next in the same nn.Sequential, or found by torch.fx where it can trace the
     model, a module without modules being one step. A depthwise convolution and a pointwise one behind it become one
-    `nn.SeparableConv2d` where that is faster than the two as they were chosen. Masked layers that stay dense become
-    plain ones with exact zeros, as `materialize` makes them. At last the whole is measured against the materialised
-    model, and if it is not faster, the materialised model is what comes back. So a packed model is for inputs of about
-    the example's size.
+    `nn.SeparableConv2d` where that is faster than the two as they were chosen. Behind a layer that stays dense, a ReLU
+    works in place. Masked layers that stay dense become plain ones with exact zeros, as `materialize` makes them. At
+    last the whole is measured against the materialised model, and if it is not faster, the materialised model is what
+    comes back. So a packed model is for inputs of about the example's size.
 
     The result is an ordinary module in eval mode whose parameters require no gradient. What is not float32 on the CPU,
     has hooks, is a subclass of Linear or Conv2d, pads with anything but zeros, or was not called stays dense.
@@ -114,8 +114,13 @@ def pack(
             packed.set_submodule(name, nn.Identity())
         chosen |= pair
     for name, layer in chosen.items():
-        if layer.kernel in ACTIVATIONS and layer.kernel != "dense":
-            after = follow.get(name, "")
+        after = follow.get(name, "")
+        if layer.kernel == "dense" and name in free:
+            if after and type(modules[after]) in CHAINED:  # that reads what nobody else does
+                packed.set_submodule(after, type(modules[after])(inplace=True))
+            if any(calls[chain.depthwise].x is calls[after or name].out for chain in fused):
+                modules[name].to(memory_format=torch.channels_last)  # its result as well, then
+        elif layer.kernel in ACTIVATIONS:
             activation = _activation(layer.kernel, modules, after)
             packed = _replace(packed, modules[name], _made(modules[name], layer.kernel, dtype, activation))
             if activation != "none":
@@ -133,7 +138,7 @@ def pack(
 
 def _activation(kernel: str, modules: dict[str, nn.Module], after: str) -> str:
     """That of the module `after` a layer, if the kernel takes it along."""
-    return ACTIVATIONS[kernel].get(type(modules[after]), "none") if after else "none"
+    return ACTIVATIONS.get(kernel, {}).get(type(modules[after]), "none") if after else "none"
 
 
 def _made(layer: nn.Module, kernel: str, dtype: torch.dtype, activation: str) -> nn.Module:
