@@ -15,13 +15,6 @@ namespace {
 constexpr const char* op = "depthwise_conv2d";
 constexpr const char* op_grad_x = "depthwise_conv2d_grad_x";
 
-Activation check_activation(const std::string& name) {
-  if (name == "none") return Activation::none;
-  if (name == "relu") return Activation::relu;
-  CREST_CHECK(name == "relu6", op, ": activation must be none, relu or relu6, got ", name);
-  return Activation::relu6;
-}
-
 void check_weight(const char* op, const Tensor& weight) {
   CREST_CHECK(weight.dim() == 4, op, ": weight must have 4 dimensions, got ", Shape{weight});
   CREST_CHECK(weight.size(1) == 1, op, ": weight must have shape (m, 1, kh, kw), got ", Shape{weight});
@@ -46,7 +39,7 @@ Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, const std::option
   if (bias) check_same_dtype(op, "bias", *bias, "x", x);
   check_same_device(op, "weight", weight, "x", x);
   if (bias) check_same_device(op, "bias", *bias, "x", x);
-  const Activation act = check_activation(activation);
+  const Activation act = check_activation(op, "activation", activation);
 
   const bool last = is_channels_last(x);
   Tensor y = new_in_format(x, {n, m, s.out_h, s.out_w}, last);

@@ -30,6 +30,9 @@ CREST_DECLARE_KERNEL(depthwise_conv2d_planes, const DepthwiseConv2d&, int64_t be
 CREST_DECLARE_KERNEL(depthwise_conv2d_pack, const DepthwiseConv2d&, void* packed, int64_t begin, int64_t end)
 // Pairs [begin, end) of rows of y, ceil(out_h / 2) in each of n images, where channels come last.
 CREST_DECLARE_KERNEL(depthwise_conv2d_pixels, const DepthwiseConv2d&, const void* packed, int64_t begin, int64_t end)
+// Channels [first, last) of rows [row, row + rows) of one image of y, float32 and in_c = out_c, to (rows out_w, pitch).
+CREST_DECLARE_KERNEL(depthwise_conv2d_slab, const DepthwiseConv2d&, const float* packed, int64_t image, int64_t row,
+                     int64_t rows, int64_t first, int64_t last, float* slab, int64_t pitch)
 
 namespace cuda {
 void depthwise_conv2d(const DepthwiseConv2d&, void* stream);

@@ -52,6 +52,13 @@ DepthwiseSizes check_depthwise(const char* op, int64_t h, int64_t w, int64_t kh,
   return s;
 }
 
+Activation check_activation(const char* op, const char* arg, const std::string& name) {
+  if (name == "none") return Activation::none;
+  if (name == "relu") return Activation::relu;
+  CREST_CHECK(name == "relu6", op, ": ", arg, " must be none, relu or relu6, got ", name);
+  return Activation::relu6;
+}
+
 bool is_channels_last(const Tensor& t) {
   if (t.is_contiguous() || t.numel() == 0) return false;
   int64_t expected = 1;

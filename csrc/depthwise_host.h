@@ -1,8 +1,10 @@
 #pragma once
 // What depthwise_conv2d and its gradients share: checks of a convolution's sizes, and memory formats.
+#include <string>
 #include <vector>
 
 #include "check.h"
+#include "depthwise_conv2d.h"
 
 namespace crest {
 
@@ -21,6 +23,8 @@ struct DepthwiseSizes {
 // Checks stride (2), padding (2 or 4: top, bottom, left, right) and dilation (2), and that a kernel (kh, kw) fits.
 DepthwiseSizes check_depthwise(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
                                const Ints& padding, const Ints& dilation);
+
+Activation check_activation(const char* op, const char* arg, const std::string& name);
 
 // Whether t (n, c, h, w) has its channels last in memory. Where both would do, it has not.
 bool is_channels_last(const Tensor& t);

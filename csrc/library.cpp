@@ -20,6 +20,10 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def("masked_linear_grad_weight(Tensor grad, Tensor x, Tensor mask) -> Tensor");
   m.def("prune_splice_(Tensor weight, Tensor(a!) mask, float low, float high) -> ()");
   m.def(
+      "separable_conv2d(Tensor x, Tensor depthwise, Tensor pointwise, int out_channels, Tensor? depthwise_bias=None, "
+      "Tensor? bias=None, int[2] stride=1, int[] padding=[0, 0], int[2] dilation=1, "
+      "str depthwise_activation=\"none\", str activation=\"none\") -> Tensor");
+  m.def(
       "sgd_prune_splice_(Tensor(a!) weight, Tensor grad, Tensor(b!) momentum_buffer, Tensor(c!) mask, float lr, "
       "float momentum, float weight_decay, float low, float high, bool update_mask=True) -> ()");
   m.def("sparse_group_soft_threshold_(Tensor(a!) weight, str groups, float threshold, float l1) -> ()");

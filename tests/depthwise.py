@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from crest_ext import reference
-from samples import depthwise
+from samples import SAMPLES, depthwise
 
 ACTIVATIONS = ["none", "relu", "relu6"]
 
@@ -79,3 +79,21 @@ def calls(dtype: torch.dtype) -> Iterator[Call]:
         )
         sizes = (n, c, m // c, h, w, kh, kw, out_h, out_w, *stride, top, left, *dilation, last)
         yield Call("depthwise_conv2d_grad_weight", sizes, [stored(grad, last), stored(x, last), y], expected, tolerance)
+
+
+def separable_calls() -> Iterator[Call]:
+    """Of separable_conv2d, whose tiles have two rows."""
+    for x, first, second, m, inner, outer, *where in SAMPLES["separable_conv2d"](torch.float32, "cpu"):
+        if not x.numel():
+            continue
+        (stride, padding, dilation), names = where[:3], where[3:] or ["none", "none"]
+        wide = [None if t is None else t.double() for t in (x, first, second, inner, outer)]
+        sizes_of = [None if t is None else t.abs() for t in wide]
+        expected = stored(reference.separable_conv2d(*wide[:3], m, *wide[3:], *where), True)
+        terms = stored(reference.separable_conv2d(*sizes_of[:3], m, *sizes_of[3:], *where[:3]), True)
+        (n, c, h, w), (kh, kw, _), (_, out_h, out_w, _) = x.shape, first.shape, expected.shape
+        top, left = padding[0], padding[2] if len(padding) == 4 else padding[1]
+        acts = [ACTIVATIONS.index(name) for name in names]
+        sizes = (n, c, c, h, w, kh, kw, out_h, out_w, *stride, 1, 1, top, left, *dilation, 0, 1, acts[0], m, acts[1], 2)
+        arrays = [stored(x, True), first, inner, second, outer, torch.full_like(expected, float("nan")).float()]
+        yield Call("separable_conv2d", sizes, arrays, expected, slack(torch.float32, expected, c + kh * kw, terms))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crest_ext import pack_sparse, pack_sparse_conv2d, reference
+from crest_ext import pack_separable_conv2d, pack_sparse, pack_sparse_conv2d, reference
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 Make = Callable[..., Tensor]
@@ -169,6 +169,32 @@ def depthwise_conv2d_grad_weight(dtype: torch.dtype, device: str) -> Iterator[tu
         yield grad, x, tuple(weight.shape[2:]), *where
 
 
+# (n, c, m, (h, w), kernel, stride, padding, dilation): tiles of pixels, registers and panels of outputs, blocks of
+# channels, each whole and in part; tuned depthwise kernels and any other; several images in a tile; nothing at all.
+SEPARABLE = [
+    (1, 32, 64, (14, 14), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (2, 70, 40, (7, 7), (3, 3), (2, 2), (0, 1, 0, 1), (1, 1)),
+    (3, 17, 7, (5, 9), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (1, 130, 33, (16, 15), (5, 5), (2, 2), (2, 2), (1, 1)),
+    (1, 3, 97, (6, 8), (2, 3), (1, 2), (1, 0, 0, 2), (2, 1)),
+    (2, 64, 16, (1, 1), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (0, 3, 4, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
+]
+
+
+def separable_conv2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    if dtype != torch.float32:
+        return
+    activations = itertools.cycle(["relu", "none", "relu6", "relu6", "relu"])
+    for n, c, m, size, kernel, *where in SEPARABLE:
+        shapes = ((n, c, *size), (c, 1, *kernel), (m, c, 1, 1), (c,), (m,))
+        x, depthwise, pointwise, inner, outer = (tensor(*shape, dtype=dtype, device=device) for shape in shapes)
+        packed = pack_separable_conv2d(depthwise, pointwise / c**0.5)
+        yield x, *packed, None, None, *where
+        last = x.contiguous(memory_format=torch.channels_last)
+        yield last, *packed, inner, outer, *where, next(activations), next(activations)
+
+
 # (n, m, k, density): one row of x, a panel of each width and several; the edges of slices, blocks and tiles; nothing.
 PACKED = [
     (1, 16, 128, 0.2),
@@ -254,6 +280,7 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         masked_linear_grad_x,
         masked_linear_grad_weight,
         prune_splice_,
+        separable_conv2d,
         sgd_prune_splice_,
         singular_value_threshold,
         sparse_group_soft_threshold_,
@@ -272,6 +299,7 @@ LONGEST_SUM = {
     "masked_linear": 40,
     "masked_linear_grad_x": 40,
     "masked_linear_grad_weight": 40,
+    "separable_conv2d": 160,
     "singular_value_threshold": 400,  # and their eigenvectors
     "sparse_group_soft_threshold_": 100,
     "sparse_linear": 130,
@@ -279,4 +307,4 @@ LONGEST_SUM = {
 }
 
 # Without a gradient, though they write nothing.
-INFERENCE = {"singular_value_threshold", "sparse_linear", "sparse_conv2d"}
+INFERENCE = {"separable_conv2d", "singular_value_threshold", "sparse_linear", "sparse_conv2d"}

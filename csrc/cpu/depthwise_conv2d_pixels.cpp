@@ -8,6 +8,7 @@ namespace {
 
 constexpr int tile_columns = 7;
 
+// Some rows of an image, and some of its channels.
 template <class T>
 struct Image {
   using A = Acc<T>;
@@ -15,6 +16,10 @@ struct Image {
   const A* weight;  // (kh kw, channels)
   const T* x;
   T* y;
+  int64_t first, last;  // channels of y
+  int64_t pitch;        // numbers from one pixel of y to the next
+
+  T* pixel(int64_t i, int64_t j) const { return y + (i * a.out_w + j) * pitch - first; }
 
   template <class V>
   CREST_INLINE V bias(V, int64_t o) const {
@@ -24,14 +29,14 @@ struct Image {
 
 // One pixel's channels from `first` on, by any kernel.
 template <class T>
-void pixel(const Image<T>& image, int64_t i, int64_t j, int64_t first = 0) {
+void pixel(const Image<T>& image, int64_t i, int64_t j, int64_t first) {
   using A = Acc<T>;
   const DepthwiseConv2d& a = image.a;
   const Taps rows(i * a.stride_h - a.top, a.kh, a.dilation_h, a.spread_h, a.h);
   const Taps columns(j * a.stride_w - a.left, a.kw, a.dilation_w, a.spread_w, a.w);
   const int64_t fan_in = max(a.in_c / a.out_c, int64_t{1}), fan_out = max(a.out_c / a.in_c, int64_t{1});
   const int64_t channels = max(a.in_c, a.out_c);
-  T* y = image.y + (i * a.out_w + j) * a.out_c;
+  T* y = image.pixel(i, j);
   const auto step = [&](auto v, int64_t o) {
     using V = decltype(v);
     V sum = image.bias(v, o);
@@ -44,8 +49,8 @@ void pixel(const Image<T>& image, int64_t i, int64_t j, int64_t first = 0) {
         }
     activate(sum, a.activation).store(y + o);
   };
-  if (a.in_c == a.out_c) return for_each_register<A>(first, a.out_c, step);
-  for (int64_t o = first; o < a.out_c; ++o) step(One<A>{}, o);
+  if (a.in_c == a.out_c) return for_each_register<A>(first, image.last, step);
+  for (int64_t o = first; o < image.last; ++o) step(One<A>{}, o);
 }
 
 // rows x columns pixels of y at once, so that a register of x, once loaded, meets all of the kernel's taps that see it.
@@ -55,8 +60,8 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
   using V = Vec<Acc<T>>;
   const DepthwiseConv2d& a = image.a;
   const int64_t c = a.in_c, top = i * S - a.top, left = j * S - a.left;
-  int64_t channel = 0;
-  for (; channel + V::width <= c; channel += V::width) {
+  int64_t channel = image.first;
+  for (; channel + V::width <= image.last; channel += V::width) {
     V weight[K * K], sum[rows * columns];
     unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::load(image.weight + t * c + channel); });
     const V bias = image.bias(V{}, channel);
@@ -73,12 +78,12 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
         });
       });
     });
-    T* y = image.y + (i * a.out_w + j) * c + channel;
+    T* y = image.pixel(i, j) + channel;
     unroll<rows * columns>([&](auto t) CREST_INLINE {
-      activate(sum[t], a.activation).store(y + (t / columns * a.out_w + t % columns) * c);
+      activate(sum[t], a.activation).store(y + (t / columns * a.out_w + t % columns) * image.pitch);
     });
   }
-  if (channel < c)
+  if (channel < image.last)
     for (int t = 0; t < rows * columns; ++t) pixel(image, i + t / columns, j + t % columns, channel);
 }
 
@@ -103,6 +108,20 @@ void two_rows(const Image<T>& image, int64_t i) {
   rows_of<K, S, 1>(image, i + 1);
 }
 
+// Row i and, where the image has it, the next one.
+template <class T>
+void pair_of_rows(const Image<T>& image, int64_t i) {
+  const DepthwiseConv2d& a = image.a;
+  const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c == a.out_c && a.kh == a.kw && a.spread_h == 1 &&
+                     a.spread_w == 1 && a.out_w >= tile_columns && a.stride_h == a.stride_w;
+  if (dense && a.kh == 3 && a.stride_h == 1) return two_rows<3, 1>(image, i);
+  if (dense && a.kh == 3 && a.stride_h == 2) return two_rows<3, 2>(image, i);
+  if (dense && a.kh == 5 && a.stride_h == 1) return two_rows<5, 1>(image, i);
+  if (dense && a.kh == 5 && a.stride_h == 2) return two_rows<5, 2>(image, i);
+  for (int64_t row = i; row < min(i + 2, a.out_h); ++row)
+    for (int64_t j = 0; j < a.out_w; ++j) pixel(image, row, j, image.first);
+}
+
 }  // namespace
 
 void depthwise_conv2d_pack(const DepthwiseConv2d& a, void* packed, int64_t begin, int64_t end) {
@@ -121,27 +140,28 @@ void depthwise_conv2d_pack(const DepthwiseConv2d& a, void* packed, int64_t begin
 void depthwise_conv2d_pixels(const DepthwiseConv2d& a, const void* packed, int64_t begin, int64_t end) {
   dispatch(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c == a.out_c && a.kh == a.kw && a.spread_h == 1 &&
-                       a.spread_w == 1 && a.out_w >= tile_columns && a.stride_h == a.stride_w;
     const int64_t pairs = (a.out_h + 1) / 2;
     for (int64_t pair = begin; pair < end; ++pair) {
-      const int64_t n = pair / pairs, i = pair % pairs * 2;
-      const Image<T> image{a, static_cast<const Acc<T>*>(packed), static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
-                           static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c};
-      if (dense && a.kh == 3 && a.stride_h == 1) {
-        two_rows<3, 1>(image, i);
-      } else if (dense && a.kh == 3 && a.stride_h == 2) {
-        two_rows<3, 2>(image, i);
-      } else if (dense && a.kh == 5 && a.stride_h == 1) {
-        two_rows<5, 1>(image, i);
-      } else if (dense && a.kh == 5 && a.stride_h == 2) {
-        two_rows<5, 2>(image, i);
-      } else {
-        for (int64_t row = i; row < min(i + 2, a.out_h); ++row)
-          for (int64_t j = 0; j < a.out_w; ++j) pixel(image, row, j);
-      }
+      const int64_t n = pair / pairs;
+      const Image<T> image{a,
+                           static_cast<const Acc<T>*>(packed),
+                           static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
+                           static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c,
+                           0,
+                           a.out_c,
+                           a.out_c};
+      pair_of_rows(image, pair % pairs * 2);
     }
   });
+}
+
+void depthwise_conv2d_slab(const DepthwiseConv2d& a, const float* packed, int64_t n, int64_t row, int64_t rows,
+                           int64_t first, int64_t last, float* slab, int64_t pitch) {
+  DepthwiseConv2d part = a;  // whose image begins at `row`
+  part.top -= row * a.stride_h;
+  part.out_h = rows;
+  const float* x = static_cast<const float*>(a.x) + n * a.h * a.w * a.in_c;
+  for (int64_t i = 0; i < rows; i += 2) pair_of_rows(Image<float>{part, packed, x, slab, first, last, pitch}, i);
 }
 
 }  // namespace crest::CREST_ISA

@@ -58,6 +58,10 @@ def depthwise_conv2d(
     top, bottom, left, right = padding if len(padding) == 4 else (padding[0], *padding, padding[1])
     padded = F.pad(x, (left, right, top, bottom))
     y = F.conv2d(padded, weight, bias, tuple(stride), 0, tuple(dilation), groups=x.shape[1])
+    return activate(y, activation)
+
+
+def activate(y: Tensor, activation: str) -> Tensor:
     return {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}[activation](y)
 
 
@@ -87,6 +91,25 @@ def depthwise_conv2d_grad_weight(
     with torch.enable_grad():
         y = depthwise_conv2d(x, weight, None, stride, padding, dilation)
     return torch.autograd.grad(y, weight, grad)[0]
+
+
+def separable_conv2d(
+    x: Tensor,
+    depthwise: Tensor,
+    pointwise: Tensor,
+    out_channels: int,
+    depthwise_bias: Tensor | None = None,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    depthwise_activation: str = "none",
+    activation: str = "none",
+) -> Tensor:
+    weight, where = depthwise.permute(2, 0, 1).unsqueeze(1), (stride, padding, dilation)
+    between = depthwise_conv2d(x, weight, depthwise_bias, *where, depthwise_activation)
+    y = F.conv2d(between, pointwise.transpose(1, 2).flatten(0, 1)[:out_channels, :, None, None], bias)
+    return activate(y, activation)
 
 
 def prune_splice_(weight: Tensor, mask: Tensor, low: float, high: float) -> None:

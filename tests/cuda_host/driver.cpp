@@ -18,6 +18,7 @@
 #include "../../csrc/cuda/masked_linear_grad_weight.cuh"
 #include "../../csrc/cuda/masked_linear_grad_x.cuh"
 #include "../../csrc/cuda/prune_splice.cuh"
+#include "../../csrc/cuda/separable_conv2d.cuh"
 #include "../../csrc/cuda/sgd_prune_splice.cuh"
 #include "../../csrc/cuda/sparse_conv2d.cuh"
 #include "../../csrc/cuda/sparse_linear.cuh"
@@ -147,12 +148,16 @@ void sparse_linear(const Case& c) {
 }
 
 // sizes: those of the struct in its order, then flip, channels_last and activation.
-void depthwise_conv2d(const Case& c) {
+DepthwiseConv2d depthwise(const Case& c, void* y) {
   const auto& s = c.sizes;
-  const DepthwiseConv2d a{c[0],   c[1],  c[2],  c[3],  s[0],  s[1],       s[2],       s[3],
-                          s[4],   s[5],  s[6],  s[7],  s[8],  s[9],       s[10],      s[11],
-                          s[12],  s[13], s[14], s[15], s[16], s[17] != 0, s[18] != 0, static_cast<Activation>(s[19]),
-                          c.dtype};
+  return {c[0],   c[1],  c[2],  y,     s[0],  s[1],       s[2],       s[3],
+          s[4],   s[5],  s[6],  s[7],  s[8],  s[9],       s[10],      s[11],
+          s[12],  s[13], s[14], s[15], s[16], s[17] != 0, s[18] != 0, static_cast<Activation>(s[19]),
+          c.dtype};
+}
+
+void depthwise_conv2d(const Case& c) {
+  const DepthwiseConv2d a = depthwise(c, c[3]);
   c.run(a, cuda::depthwise_conv2d, [&](auto type) { cuda::depthwise_conv2d<TYPE, 32>(a, nullptr); });
 }
 
@@ -163,6 +168,15 @@ void depthwise_conv2d_grad_weight(const Case& c) {
                                     s[7], s[8], s[9], s[10], s[11], s[12], s[13], s[14], s[15] != 0, c.dtype};
   c.run(a, cuda::depthwise_conv2d_grad_weight,
         [&](auto type) { cuda::depthwise_conv2d_grad_weight<TYPE, 32>(a, nullptr); });
+}
+
+// sizes: those of the depthwise convolution, then m, activation and rows.
+void separable_conv2d(const Case& c) {
+  const auto& s = c.sizes;
+  const auto floats = [&](size_t i) { return static_cast<float*>(c[i]); };
+  const SeparableConv2d a{depthwise(c, nullptr),          floats(3), floats(4), floats(5), s[20],
+                          static_cast<Activation>(s[21]), s[22]};
+  c.run(a, cuda::separable_conv2d, [&](auto) { cuda::separable_conv2d<8, 8, 4>(a, nullptr); });
 }
 
 // sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
@@ -213,6 +227,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(sparse_linear),
     NAMED(depthwise_conv2d),
     NAMED(depthwise_conv2d_grad_weight),
+    NAMED(separable_conv2d),
     NAMED(sparse_conv2d),
     PLANTED(global_out_of_bounds),
     PLANTED(shared_out_of_bounds),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import crest_ext
 from crest_ext import reference
-from depthwise import calls
+from depthwise import calls, separable_calls
 from samples import CONVOLUTIONS, OPTIONS
 
 NAN = float("nan")
@@ -234,6 +234,14 @@ def depthwise_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(case, {last: call.expected}, {last: call.tolerance})
 
 
+def separable_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
+    if dtype != torch.float32:
+        return
+    for call in separable_calls():
+        case = Case(call.op, dtype, [int(size) for size in call.sizes], call.arrays)
+        yield Sample(case, {5: call.expected}, {5: call.tolerance})
+
+
 def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
     """`dtype` is that of the weight; x and y are float32."""
     if dtype == torch.float64:
@@ -263,7 +271,7 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
-OPS += [group_norms, group_soft_threshold, sparse_linear, sparse_conv2d, depthwise_conv2d]
+OPS += [group_norms, group_soft_threshold, sparse_linear, sparse_conv2d, depthwise_conv2d, separable_conv2d]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:

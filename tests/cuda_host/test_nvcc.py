@@ -45,9 +45,11 @@ BUDGETS = {
     # A thread holds 16 sums, the operands of the next products and the next slice: few threads keep the units busy.
     # It is meant for so few rows that there is hardly a second block for each multiprocessor.
     "masked_product_kernel": Budget(threads=512, registers=128, occupancy=0.25, shared=40 << 10),
+    "separable_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=9 << 10),
     "sparse_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "sparse_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=12 << 10),
 }
+FLOAT32 = {"separable_conv2d"}  # the sources whose ops take nothing else
 SHARED_MEMORY = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}  # bytes a multiprocessor has
 KERNEL = re.compile(
     r"Compiling entry function '(?P<symbol>\w+)' for '(?P<arch>\w+)'.*?"
@@ -76,8 +78,9 @@ def test_kernels_keep_within_their_budgets(arch: str, tmp_path: Path) -> None:
     over, seen = [], set()
     for source, log in zip(sources, logs, strict=True):
         kernels = list(KERNEL.finditer(log))
-        # At least one for each of the four element types.
-        assert len(kernels) == log.count("Compiling entry function") >= 4, f"{source.name}\n{log}"
+        # At least one for each of the four element types, or the one that the op has.
+        least = 1 if source.stem in FLOAT32 else 4
+        assert len(kernels) == log.count("Compiling entry function") >= least, f"{source.name}\n{log}"
         for kernel in kernels:
             name = next((n for n in BUDGETS if f"{len(n)}{n}" in kernel["symbol"]), None)
             assert name, f"{kernel['symbol']} has no budget: add it to BUDGETS"

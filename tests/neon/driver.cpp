@@ -16,6 +16,7 @@
 #include "../../csrc/masked_linear_grad_weight.h"
 #include "../../csrc/masked_linear_grad_x.h"
 #include "../../csrc/prune_splice.h"
+#include "../../csrc/separable_conv2d.h"
 #include "../../csrc/sgd_prune_splice.h"
 #include "../../csrc/singular_value_threshold.h"
 #include "../../csrc/sparse_conv2d_work.h"
@@ -179,18 +180,32 @@ void linear_grad_weight(const Case& c) {
 }
 
 // sizes: those of the struct in its order, then flip, channels_last and activation.
-void depthwise(const Case& c) {
+DepthwiseConv2d depthwise_struct(const Case& c, void* y) {
   const auto& s = c.sizes;
-  const DepthwiseConv2d a{c[0],   c[1],  c[2],  c[3],  s[0],  s[1],       s[2],       s[3],
-                          s[4],   s[5],  s[6],  s[7],  s[8],  s[9],       s[10],      s[11],
-                          s[12],  s[13], s[14], s[15], s[16], s[17] != 0, s[18] != 0, static_cast<Activation>(s[19]),
-                          c.dtype};
+  return {c[0],   c[1],  c[2],  y,     s[0],  s[1],       s[2],       s[3],
+          s[4],   s[5],  s[6],  s[7],  s[8],  s[9],       s[10],      s[11],
+          s[12],  s[13], s[14], s[15], s[16], s[17] != 0, s[18] != 0, static_cast<Activation>(s[19]),
+          c.dtype};
+}
+
+void depthwise(const Case& c) {
+  const DepthwiseConv2d a = depthwise_struct(c, c[3]);
   if (!a.channels_last) return in_two<DepthwiseConv2d>(depthwise_conv2d_planes, a, a.n * a.out_c);
   const int64_t channels = a.in_c > a.out_c ? a.in_c : a.out_c;
   std::vector<double> packed(static_cast<size_t>(a.kh * a.kw * channels));
   in_two(channels, [&](int64_t begin, int64_t end) { depthwise_conv2d_pack(a, packed.data(), begin, end); });
   in_two(a.n * ((a.out_h + 1) / 2),
          [&](int64_t begin, int64_t end) { depthwise_conv2d_pixels(a, packed.data(), begin, end); });
+}
+
+// sizes: those of the depthwise convolution, then m, activation and rows.
+void separable(const Case& c) {
+  const auto& s = c.sizes;
+  const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
+  const SeparableConv2d a{depthwise_struct(c, nullptr),   floats(3), floats(4), floats(5), s[20],
+                          static_cast<Activation>(s[21]), s[22]};
+  std::vector<float> tile(static_cast<size_t>(a.tile_numbers()));
+  in_two(a.tiles() * a.panels(), [&](int64_t begin, int64_t end) { separable_conv2d(a, tile.data(), begin, end); });
 }
 
 // sizes: those of the struct in its order, then channels_last.
@@ -224,6 +239,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
            sgd_prune_splice,
            {c[0], c[1], c[2], c.mask(3), c.sizes[0], x[0], x[1], x[2], x[3], x[4], x[5] != 0, c.dtype}, c.sizes[0]);
      }},
+    {"separable_conv2d", separable},
     {"singular_value_threshold", low_rank},
     {"sparse_conv2d", convolution},
     {"sparse_linear", sparse},

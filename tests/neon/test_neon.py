@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crest_ext import pack_sparse, pack_sparse_conv2d, reference
-from depthwise import calls
+from depthwise import calls, separable_calls
 from driver import KERNELS, Case, call, defined_elsewhere, kernel_flags
 from samples import CONVOLUTIONS, DTYPES, OPTIONS, SAMPLES
 from spectra import of_spectrum
@@ -219,6 +219,15 @@ def test_depthwise_equals_reference(run: Run, dtype: torch.dtype) -> None:
     """Forward pass and both gradients, in both memory formats."""
     made = list(calls(dtype))
     results = run([Case(c.op, dtype, [int(size) for size in c.sizes], c.arrays) for c in made])
+    for c, arrays in zip(made, results, strict=True):
+        got = arrays[-1]
+        assert got is not None
+        assert ((got.double() - c.expected).abs() <= c.tolerance).all()
+
+
+def test_separable_equals_reference(run: Run) -> None:
+    made = list(separable_calls())
+    results = run([Case(c.op, torch.float32, [int(size) for size in c.sizes], c.arrays) for c in made])
     for c, arrays in zip(made, results, strict=True):
         got = arrays[-1]
         assert got is not None

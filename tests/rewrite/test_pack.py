@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from crest_ext import Surgery, SurgeryConfig, materialize
 from crest_ext.models import create_model
-from crest_ext.nn import DepthwiseConv2d, Masked, SparseConv2d, SparseLinear
+from crest_ext.nn import DepthwiseConv2d, Masked, SeparableConv2d, SparseConv2d, SparseLinear
 from crest_ext.rewrite import PackReport, pack
 from crest_ext.rewrite.pack import _medians
 
@@ -271,28 +271,56 @@ def test_is_an_ordinary_module(sparse_wins: None, x: Tensor) -> None:
         torch.testing.assert_close(program.module()(batch), model(batch))
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6"])
-def test_depthwise(activation: str, sparse_wins: None) -> None:
-    """A BatchNorm and an activation behind a depthwise convolution, of torch's or of ours, run in its pass."""
+def mobilenet(activation: str = "relu") -> nn.Sequential:
+    """With a depthwise layer of torch's own behind it."""
     model = create_model("mobilenet_v1", width_mult=0.25, num_classes=5, shallow=True, activation=activation)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-1, 1)
             module.running_var.uniform_(0.5, 2)
     plain = nn.Conv2d(5, 5, 3, padding=1, groups=5)
-    whole = nn.Sequential(model, nn.Unflatten(1, (5, 1, 1)), plain, nn.ReLU6()).eval()
-    x = torch.rand(2, 3, 32, 32)
+    return nn.Sequential(model, nn.Unflatten(1, (5, 1, 1)), plain, nn.ReLU6()).eval()
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_separable(activation: str, sparse_wins: None) -> None:
+    """A depthwise convolution and a pointwise one, with the BatchNorms and activations behind them, in one pass."""
+    whole, x = mobilenet(activation), torch.rand(2, 3, 32, 32)
     packed, report = pack(whole, x, explain=True)
     torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
-    kernels = {layer.name: (layer.kernel, layer.reason) for layer in report.layers}
-    assert kernels["0.block3.dw.0"] == (f"depthwise, {activation}", "is a DepthwiseConv2d")
-    assert kernels["2"] == ("depthwise, relu6", "measured 2.0 times as fast")
-    assert kernels["0.block3.pw.0"] == ("dense", "keeps too many weights")
-    assert [type(m) for m in packed[0].block3.dw] == [DepthwiseConv2d, nn.Identity]
-    assert type(packed[0].block3.dw_activation) is nn.Identity
-    assert type(packed[0].block3.pw[1]) is nn.Identity  # folded
-    assert type(packed[0].block3.pw_activation) is not nn.Identity
+    layers = {layer.name: layer for layer in report.layers}
+    first, second = layers["0.block3.dw.0"], layers["0.block3.pw.0"]
+    assert (first.kernel, first.reason) == (f"separable, {activation}", "measured 2.0 times as fast")
+    assert (second.kernel, second.reason) == (f"separable, {activation}", "in one pass with 0.block3.dw.0")
+    assert (layers["2"].kernel, layers["2"].reason) == ("depthwise, relu6", "measured 2.0 times as fast")
+    block = packed[0].block3
+    assert type(block.dw[0]) is SeparableConv2d
+    others = [block.dw[1], block.dw_activation, *block.pw, block.pw_activation]
+    assert [type(m) for m in others] == [nn.Identity] * 5
+    # What makes its x: dense, in the format that it takes, and the activation between them in place.
+    assert packed[0].stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert packed[0].stem_activation.inplace and not whole[0].stem_activation.inplace
     assert torch.equal(copy.deepcopy(packed)(x), packed(x))
+    torch.testing.assert_close(torch.compile(packed, fullgraph=True, backend="aot_eager")(x), packed(x))
+
+
+def test_depthwise_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one pass is no faster: only what is behind the depthwise convolution runs in its pass."""
+    whole, x = mobilenet(), torch.rand(2, 3, 32, 32)
+    # that plain layer, the eight blocks, the whole
+    calls = iter([(2.0, 1.0), *[(1.0, 2.0)] * 8, (2.0, 1.0)])
+    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(calls))
+    packed, report = pack(whole, x, explain=True)
+    assert next(calls, None) is None
+    torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
+    kernels = {layer.name: (layer.kernel, layer.reason) for layer in report.layers}
+    assert kernels["0.block3.dw.0"] == ("depthwise, relu", "is a DepthwiseConv2d")
+    assert kernels["0.block3.pw.0"] == ("dense", "keeps too many weights")
+    block = packed[0].block3
+    assert [type(m) for m in block.dw] == [DepthwiseConv2d, nn.Identity]
+    assert type(block.dw_activation) is nn.Identity
+    assert type(block.pw[1]) is nn.Identity  # folded
+    assert type(block.pw_activation) is nn.ReLU and block.pw_activation.inplace
 
 
 @pytest.mark.parametrize("name", ["lenet_300_100", "lenet_5", "resnet20"])

@@ -2,7 +2,16 @@
 
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
+from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 
-__all__ = ["DepthwiseConv2d", "Masked", "MaskedConv2d", "MaskedLinear", "SparseLinear", "mask_"]
-__all__ = ["Masked", "MaskedConv2d", "MaskedLinear", "SparseConv2d", "SparseLinear", "mask_"]
+__all__ = [
+    "DepthwiseConv2d",
+    "Masked",
+    "MaskedConv2d",
+    "MaskedLinear",
+    "SeparableConv2d",
+    "SparseConv2d",
+    "SparseLinear",
+    "mask_",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,17 @@ from torch import Tensor, nn
 
 from crest_ext.ops import depthwise_conv2d
 from crest_ext.ops.depthwise_conv2d import sides
+
+
+def pads(
+    padding: str | tuple[int, ...], x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, ...]:
+    """A padding in numbers, "same" being TensorFlow's SAME for this x."""
+    if not isinstance(padding, str):
+        return padding
+    sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
+    totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes]
+    return tuple(side for total in totals for side in (total // 2, total - total // 2))
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -77,12 +89,9 @@ class DepthwiseConv2d(nn.Conv2d):
         return module.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.padding
-        if isinstance(padding, str):
-            sizes = zip(x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
-            totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes]
-            padding = tuple(side for total in totals for side in (total // 2, total - total // 2))
-        if torch.onnx.is_in_onnx_export():  # to what has no ops but its own
+        padding = pads(self.padding, x, self.kernel_size, self.stride, self.dilation)
+        # To what has no ops but its own; torch.compile cannot trace the question.
+        if not torch.compiler.is_dynamo_compiling() and torch.onnx.is_in_onnx_export():
             top, bottom, left, right = sides(padding)
             padded = F.pad(x, (left, right, top, bottom))
             y = F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)

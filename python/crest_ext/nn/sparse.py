@@ -54,7 +54,7 @@ class SparseLinear(Packed):
             dtype: of the packed values; half precision takes 3 bytes a non-zero instead of 5, and rounds.
             activation: applied to the result.
         """
-        weight, bias = _effective(linear)
+        weight, bias = effective(linear)
         return cls(pack_sparse(weight, dtype), bias, activation)
 
     def packed(self) -> PackedSparse:
@@ -137,7 +137,7 @@ class SparseConv2d(Packed):
         """
         if reason := cls.refusal(conv):
             raise ValueError(f"SparseConv2d: conv must pad with zeros, as much on each side; it {reason}")
-        weight, bias = _effective(conv)
+        weight, bias = effective(conv)
         padding = conv.padding
         if isinstance(padding, str):
             padding = _same(conv) or (0, 0)
@@ -174,7 +174,7 @@ class SparseConv2d(Packed):
         return f"{shown}, activation={self.activation}, density={self.density:.3f}"
 
 
-def _effective(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+def effective(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor | None]:
     """Weight and bias as they act."""
     weight, bias = layer.weight, layer.bias
     if isinstance(layer, (MaskedLinear, MaskedConv2d)):

@@ -62,6 +62,14 @@ def sides(padding: Sequence[int]) -> tuple[int, int, int, int]:
     return padding[0], padding[0], padding[1], padding[1]
 
 
+def out_size(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[int]:
+    top, bottom, left, right = sides(padding)
+    rooms = size[0] + top + bottom, size[1] + left + right
+    return [(r - (k - 1) * d - 1) // s + 1 for r, k, s, d in zip(rooms, kernel, stride, dilation, strict=True)]
+
+
 def is_channels_last(t: Tensor) -> bool:
     """Where both formats would do, it is not: as csrc/depthwise_host.cpp has it."""
     return not t.is_contiguous() and t.numel() > 0 and t.is_contiguous(memory_format=torch.channels_last)
@@ -81,13 +89,7 @@ def _fake(
     dilation: Sequence[int] = (1, 1),
     activation: str = "none",
 ) -> Tensor:
-    top, bottom, left, right = sides(padding)
-    size = [
-        (room - (kernel - 1) * d - 1) // s + 1
-        for room, kernel, s, d in zip(
-            (x.shape[2] + top + bottom, x.shape[3] + left + right), weight.shape[2:], stride, dilation, strict=True
-        )
-    ]
+    size = out_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     return new_in_format_of(x, (x.shape[0], weight.shape[0], *size))
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from crest_ext.nn import DepthwiseConv2d
 
-FOLLOWERS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6)
-WATCHED = (nn.Linear, nn.Conv2d, DepthwiseConv2d, *FOLLOWERS)
+FOLLOWERS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Conv2d)
+WATCHED = (nn.Linear, DepthwiseConv2d, *FOLLOWERS)
 
 
 @dataclass
@@ -50,8 +50,8 @@ def record(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Call]:
 def followers(model: nn.Module, calls: dict[str, Call]) -> dict[str, str]:
     """The module that alone takes another's result, where each stands in one place and is called once.
 
-    A BatchNorm2d, ReLU or ReLU6 without hooks. Neighbours in an nn.Sequential, and where torch.fx can trace the model,
-    those that its graph connects.
+    A BatchNorm2d, ReLU, ReLU6 or Conv2d without hooks. Neighbours in an nn.Sequential, and where torch.fx can trace the
+    model, those that its graph connects.
     """
     modules = dict(model.named_modules())
     places = [m for parent in model.modules() for m in parent._modules.values() if m is not None]

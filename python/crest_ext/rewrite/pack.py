@@ -16,6 +16,8 @@ from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, followers, has_hooks, record
+from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
+from crest_ext.rewrite.chains import Chain, chains
 from crest_ext.rewrite.materialize import materialize
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -24,7 +26,6 @@ MOST_KEPT = 0.7  # the density above which no measurement is worth its time
 ACTIVATIONS: dict[str, dict[type[nn.Module], str]] = {  # that each kernel takes along
     "sparse": {nn.ReLU: "relu"},
     "depthwise": {nn.ReLU: "relu", nn.ReLU6: "relu6"},
-    "dense": {},
 }
 
 
@@ -39,9 +40,9 @@ class PackedLayer:
     name: str
     rows: int
     density: float
-    kernel: str  # dense, sparse or depthwise, and the activation that runs in the same pass: "sparse, relu"
-    dense: float
-    sparse: float  # or depthwise
+    kernel: str  # dense, sparse, depthwise or separable, and the activation that runs in the same pass: "sparse, relu"
+    dense: float  # of a separable pair: on the kernels that are the fastest one by one
+    sparse: float  # or depthwise; or of the pair
     reason: str
 
 
@@ -78,9 +79,11 @@ def pack(
     threads: torch's kernel in turns with the sparse one, or of a depthwise convolution with `depthwise_conv2d`. A
     BatchNorm2d that follows a convolution is folded into it, and a ReLU module that follows a layer on our kernels is
     fused, a ReLU6 behind a depthwise one: next in the same nn.Sequential, or found by torch.fx where it can trace the
-    model, a module without modules being one step. Masked layers that stay dense become plain ones with exact zeros, as
-    `materialize` makes them. At last the whole is measured against the materialised model, and if it is not faster, the
-    materialised model is what comes back. So a packed model is for inputs of about the example's size.
+    model, a module without modules being one step. A depthwise convolution and a pointwise one behind it become one
+    `nn.SeparableConv2d` where that is faster than the two as they were chosen. Behind a layer that stays dense, a ReLU
+    works in place. Masked layers that stay dense become plain ones with exact zeros, as `materialize` makes them. At
+    last the whole is measured against the materialised model, and if it is not faster, the materialised model is what
+    comes back. So a packed model is for inputs of about the example's size.
 
     The result is an ordinary module in eval mode whose parameters require no gradient. What is not float32 on the CPU,
     has hooks, is a subclass of Linear or Conv2d, pads with anything but zeros, or was not called stays dense.
@@ -103,10 +106,22 @@ def pack(
         packed = _fold(packed, calls, follow, {name for name, why in whys.items() if why is None})
         modules = dict(packed.named_modules())
         chosen = {name: _choose(name, modules[name], why, calls.get(name), dtype) for name, why in whys.items()}
+        free = [name for name, call in calls.items() if name in whys and not _unfit(modules[name], whys[name], call)]
+        fused = _choose_chains(list(chains(modules, follow, free)), modules, calls, chosen, dtype)
+    for chain, pair in fused.items():
+        packed = _replace(packed, modules[chain.depthwise], chain.fused(modules))
+        for name in filter(None, chain[1:]):
+            packed.set_submodule(name, nn.Identity())
+        chosen |= pair
     for name, layer in chosen.items():
-        if layer.kernel != "dense":
-            after = follow.get(name, "")
-            activation = ACTIVATIONS[layer.kernel].get(type(modules[after]), "none") if after else "none"
+        after = follow.get(name, "")
+        if layer.kernel == "dense" and name in free:
+            if after and type(modules[after]) in CHAINED:  # that reads what nobody else does
+                packed.set_submodule(after, type(modules[after])(inplace=True))
+            if any(calls[chain.depthwise].x is calls[after or name].out for chain in fused):
+                modules[name].to(memory_format=torch.channels_last)  # its result as well, then
+        elif layer.kernel in ACTIVATIONS:
+            activation = _activation(layer.kernel, modules, after)
             packed = _replace(packed, modules[name], _made(modules[name], layer.kernel, dtype, activation))
             if activation != "none":
                 packed.set_submodule(after, nn.Identity())
@@ -119,6 +134,11 @@ def pack(
         reason = f"packed, {seconds[0] / seconds[1]:.1f} times as fast" if faster else "dense, which is no slower"
     result = packed if faster else dense
     return (result, PackReport(tuple(chosen.values()), *seconds, reason)) if explain else result
+
+
+def _activation(kernel: str, modules: dict[str, nn.Module], after: str) -> str:
+    """That of the module `after` a layer, if the kernel takes it along."""
+    return ACTIVATIONS.get(kernel, {}).get(type(modules[after]), "none") if after else "none"
 
 
 def _made(layer: nn.Module, kernel: str, dtype: torch.dtype, activation: str) -> nn.Module:
@@ -141,16 +161,9 @@ def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dty
     def keep(reason: str) -> PackedLayer:
         return PackedLayer(name, rows, density, "dense", 0.0, 0.0, reason)
 
-    if why:
-        return keep(why)
-    if call is None:
-        return keep("is not called")
-    if weight.dtype != torch.float32 or call.x.dtype != torch.float32 or weight.device.type != "cpu":
-        return keep("is not float32 on the CPU")
-    if has_hooks(layer):
-        return keep("has hooks")
-    if isinstance(layer, nn.Conv2d) and call.x.dim() != 4:
-        return keep("gets an image without a batch")
+    if reason := _unfit(layer, why, call):
+        return keep(reason)
+    assert call
     if type(layer) is DepthwiseConv2d:
         can = layer.activation == "none"
         return PackedLayer(name, rows, density, "depthwise" if can else "dense", 0.0, 0.0, "is a DepthwiseConv2d")
@@ -164,6 +177,62 @@ def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dty
     if times[1] >= times[0]:
         return PackedLayer(name, rows, density, "dense", *times, "measured no slower")
     return PackedLayer(name, rows, density, kernel, *times, f"measured {times[0] / times[1]:.1f} times as fast")
+
+
+def _unfit(layer: nn.Module, why: str | None, call: Call | None) -> str | None:
+    """Why a layer stays as it is, whatever the time it takes."""
+    assert isinstance(layer, (nn.Linear, nn.Conv2d))
+    if why:
+        return why
+    if call is None:
+        return "is not called"
+    if layer.weight.dtype != torch.float32 or call.x.dtype != torch.float32 or layer.weight.device.type != "cpu":
+        return "is not float32 on the CPU"
+    if has_hooks(layer):
+        return "has hooks"
+    if isinstance(layer, nn.Conv2d) and call.x.dim() != 4:
+        return "gets an image without a batch"
+    return None
+
+
+def _choose_chains(
+    found: list[Chain],
+    modules: dict[str, nn.Module],
+    calls: dict[str, Call],
+    chosen: dict[str, PackedLayer],
+    dtype: torch.dtype,
+) -> dict[Chain, dict[str, PackedLayer]]:
+    """Those that are faster in one pass than layer by layer, and what becomes of their layers."""
+    fused: dict[Chain, dict[str, PackedLayer]] = {}
+    for chain in found:
+        apart, whole = _apart(chain, modules, chosen, dtype), chain.fused(modules)
+        x = in_one = calls[chain.depthwise].x
+        if any(calls[other.last].out is x for other in fused):  # one of these makes it, in the format that it takes
+            in_one = x.contiguous(memory_format=torch.channels_last)
+        times = _medians(lambda: apart(x), lambda: whole(in_one))  # noqa: B023 (called here)
+        if times[1] < times[0]:
+            first, second = chosen[chain.depthwise], chosen[chain.pointwise]
+            inner, outer = (f"separable, {a}".removesuffix(", none") for a in chain.activations(modules))
+            reason = f"measured {times[0] / times[1]:.1f} times as fast"
+            fused[chain] = {
+                first.name: replace(first, kernel=inner, dense=times[0], sparse=times[1], reason=reason),
+                second.name: replace(second, kernel=outer, reason=f"in one pass with {first.name}"),
+            }
+    return fused
+
+
+def _apart(
+    chain: Chain, modules: dict[str, nn.Module], chosen: dict[str, PackedLayer], dtype: torch.dtype
+) -> nn.Module:
+    """The layers of a chain on the kernels chosen for them."""
+    parts = []
+    for name, after in ((chain.depthwise, chain.inner), (chain.pointwise, chain.outer)):
+        kernel = chosen[name].kernel
+        activation = _activation(kernel, modules, after)
+        parts.append(modules[name] if kernel == "dense" else _made(modules[name], kernel, dtype, activation))
+        if after and activation == "none":
+            parts.append(modules[after])
+    return nn.Sequential(*parts)
 
 
 def _is_depthwise(layer: nn.Conv2d) -> bool:
