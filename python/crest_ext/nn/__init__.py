@@ -3,6 +3,15 @@
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
+from crest_ext.nn.zero import ZeroConv2d
 
-__all__ = ["DepthwiseConv2d", "Masked", "MaskedConv2d", "MaskedLinear", "SparseLinear", "mask_"]
-__all__ = ["Masked", "MaskedConv2d", "MaskedLinear", "SparseConv2d", "SparseLinear", "mask_"]
+__all__ = [
+    "DepthwiseConv2d",
+    "Masked",
+    "MaskedConv2d",
+    "MaskedLinear",
+    "SparseConv2d",
+    "SparseLinear",
+    "ZeroConv2d",
+    "mask_",
+]

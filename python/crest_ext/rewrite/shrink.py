@@ -19,6 +19,8 @@ from crest_ext.rewrite.channels import Channels, Use
 from crest_ext.rewrite.follow import follow
 from crest_ext.rewrite.hand_over import Take, hand_over
 from crest_ext.rewrite.materialize import materialize
+from crest_ext.rewrite.narrow import empty, narrow, narrow_by_channel
+from crest_ext.rewrite.replace import replace_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,10 +31,12 @@ class ShrunkLayer:
 
     name: str
     before: tuple[int, ...]  # shape of the weight
-    after: tuple[int, ...]
+    after: tuple[int, ...]  # empty: it has none any more
     note: str  # why outputs, or all of it, are left
 
     def __str__(self) -> str:
+        if not self.after:
+            return f"{self.name}: {self.before} -> a constant"
         if self.before == self.after:
             return f"{self.name}: left as it is: {self.note}"
         return f"{self.name}: {self.before} -> {self.after}" + (f"; {self.note}" if self.note else "")
@@ -55,6 +59,7 @@ def shrink(
     *,
     round_to: int | None = ...,
     ignored_layers: Sequence[str] = ...,
+    depth: bool = ...,
     optimizer: torch.optim.Optimizer | None = ...,
     explain: Literal[False] = False,
 ) -> Model: ...
@@ -65,6 +70,7 @@ def shrink(
     *,
     round_to: int | None = ...,
     ignored_layers: Sequence[str] = ...,
+    depth: bool = ...,
     optimizer: torch.optim.Optimizer | None = ...,
     explain: Literal[True],
 ) -> tuple[Model, ShrinkReport]: ...
@@ -76,6 +82,7 @@ def shrink(
     *,
     round_to: int | None = None,
     ignored_layers: Sequence[str] = (),
+    depth: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     explain: bool = False,
 ) -> Model | tuple[Model, ShrinkReport]:
@@ -90,7 +97,8 @@ def shrink(
     for a bias where one was needed to fold into; masked layers come out plain, as from `materialize`.
 
     In training BatchNorm replaces a constant by its beta, so a network with such channels trains on a little
-    differently; see also `recalibrate`. A residual branch that is zero keeps one channel: its addition is code.
+    differently; see also `recalibrate`. A residual branch that is zero keeps one channel, or with depth none of its
+    convolutions: its addition is code.
 
     Args:
         model: not changed.
@@ -98,6 +106,8 @@ def shrink(
             sizes too, where the model's code does the same for them.
         round_to: keeps some of the channels that could go, so that the outputs of each layer are a multiple of this.
         ignored_layers: names or fnmatch patterns of layers to leave as they are.
+        depth: also take out whole convolutions, where nothing but constants is read of their outputs: a `ZeroConv2d`
+            stands in their place.
         optimizer: of the model; trains the copy from now on, instead: its parameters are replaced in place and its
             state (momentum and the like, of the parameter's shape) is cut with them. Finish what else prunes first.
         explain: also return what was done to each layer, and why nothing was.
@@ -131,15 +141,20 @@ def shrink(
         barred.update(dict.fromkeys(ignored, "is ignored"))
     with _evaluating(small):
         channels = follow(small, args, barred)
-    live = channels.solve(round_to)
+    live = channels.solve(round_to, depth)
     before = {layer: tuple(layer.weight.shape) for _, layer, _ in found}
     takes = dict[nn.Module, dict[str, Take]]()  # of each module that changes, by parameter
     for module, ids in channels.by_channel:
         if not live[ids].all():
-            takes[module] = _narrow_by_channel(module, live[ids])
+            takes[module] = narrow_by_channel(module, live[ids])
+    others = dict[nn.Module, nn.Module]()
     for use in channels.uses:
-        if not (live[use.ins].all() and live[use.outs].all()):
-            takes[use.layer] = _narrow(use, live)
+        if use.empty:
+            others[use.layer], cut = empty(use, live)
+            takes[others[use.layer]] = cut
+        elif not (live[use.ins].all() and live[use.outs].all()):
+            takes[use.layer] = narrow(use, live)
+    small = replace_layers(small, others)
     _verify(model, small, args)
     if optimizer is not None:
         hand_over(optimizer, model, small, takes)
@@ -148,59 +163,10 @@ def shrink(
     uses = {use.layer: use for use in channels.uses}
     rows = []
     for name, layer, _ in found:
-        note = _note(channels, live, layer, uses.get(layer), before[layer])
-        rows.append(ShrunkLayer(name, before[layer], tuple(layer.weight.shape), note))
+        after = () if layer in others else tuple(layer.weight.shape)
+        note = "" if layer in others else _note(channels, live, layer, uses.get(layer), before[layer])
+        rows.append(ShrunkLayer(name, before[layer], after, note))
     return small, ShrinkReport(tuple(rows))
-
-
-def _narrow(use: Use, live: Tensor) -> dict[str, Take]:
-    """Cut the layer, and fold the known inputs that go into its bias."""
-    layer = use.layer
-    ins, outs = use.stay(live)
-    groups = outs.any(1)
-    rows = outs.flatten().nonzero()  # (n', 1)
-    columns = ins[groups].nonzero()[:, 1].view(int(groups.sum()), -1)  # (g', c'), within a group
-    columns = columns.repeat_interleave(len(rows) // len(columns), 0) if len(columns) > 1 else columns
-
-    def take_weight(t: Tensor) -> Tensor:
-        return t[rows.to(t.device), columns.to(t.device)]
-
-    def take(t: Tensor) -> Tensor:
-        return t[rows[:, 0].to(t.device)]
-
-    weight = layer.weight.detach()
-    constants = torch.where(ins.flatten() | use.value.isnan(), 0, use.value)
-    if constants.any():
-        sums = weight.double().flatten(2).sum(2) if weight.dim() > 2 else weight.double()
-        folded = sums.view(use.nonzero.shape) @ constants.to(sums).view(use.groups, -1, 1)
-        if layer.bias is None:
-            layer.bias = nn.Parameter(weight.new_zeros(len(weight)), layer.weight.requires_grad)
-        layer.bias.data = (layer.bias.detach().double() + folded.flatten()).to(weight.dtype)
-    _replace(layer, {"weight": take_weight, "bias": take})
-    if isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = layer.weight.shape
-    else:
-        layer.groups = int(groups.sum())
-        layer.out_channels, layer.in_channels = len(rows), int(ins.sum())
-    return {"weight": take_weight, "bias": take}
-
-
-def _narrow_by_channel(module: nn.Module, stay: Tensor) -> dict[str, Take]:
-    def take(t: Tensor) -> Tensor:
-        return t[stay.to(t.device)]
-
-    _replace(module, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), take))
-    setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", int(stay.sum()))
-    return {"weight": take, "bias": take}
-
-
-def _replace(module: nn.Module, takes: dict[str, Take]) -> None:
-    for name, take in takes.items():
-        old = getattr(module, name, None)
-        if isinstance(old, nn.Parameter):
-            setattr(module, name, nn.Parameter(take(old.detach()), old.requires_grad))
-        elif old is not None:
-            setattr(module, name, take(old))
 
 
 def _note(channels: Channels, live: Tensor, layer: nn.Module, use: Use | None, before: tuple[int, ...]) -> str:
