@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from crest_ext.nn import DepthwiseConv2d
+from crest_ext.nn import DepthwiseConv2d, LoweredConv2d, ZeroConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.rewrite.channels import Channels, Use
 from crest_ext.rewrite.follow import follow
@@ -21,6 +22,7 @@ from crest_ext.rewrite.hand_over import Take, hand_over
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.narrow import empty, narrow, narrow_by_channel
 from crest_ext.rewrite.replace import replace_layers
+from crest_ext.rewrite.shapes import drop_shapes
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -60,6 +62,7 @@ def shrink(
     round_to: int | None = ...,
     ignored_layers: Sequence[str] = ...,
     depth: bool = ...,
+    shape: bool = ...,
     optimizer: torch.optim.Optimizer | None = ...,
     explain: Literal[False] = False,
 ) -> Model: ...
@@ -71,6 +74,7 @@ def shrink(
     round_to: int | None = ...,
     ignored_layers: Sequence[str] = ...,
     depth: bool = ...,
+    shape: bool = ...,
     optimizer: torch.optim.Optimizer | None = ...,
     explain: Literal[True],
 ) -> tuple[Model, ShrinkReport]: ...
@@ -83,6 +87,7 @@ def shrink(
     round_to: int | None = None,
     ignored_layers: Sequence[str] = (),
     depth: bool = False,
+    shape: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     explain: bool = False,
 ) -> Model | tuple[Model, ShrinkReport]:
@@ -108,6 +113,8 @@ def shrink(
         ignored_layers: names or fnmatch patterns of layers to leave as they are.
         depth: also take out whole convolutions, where nothing but constants is read of their outputs: a `ZeroConv2d`
             stands in their place.
+        shape: also take out filter shapes, weight[:, c, i, j], where that makes less work: outer rows and columns of a
+            window that are zero in all filters, or all but a few shapes, by a `LoweredConv2d`. Not with groups.
         optimizer: of the model; trains the copy from now on, instead: its parameters are replaced in place and its
             state (momentum and the like, of the parameter's shape) is cut with them. Finish what else prunes first.
         explain: also return what was done to each layer, and why nothing was.
@@ -150,10 +157,13 @@ def shrink(
     others = dict[nn.Module, nn.Module]()
     for use in channels.uses:
         if use.empty:
-            others[use.layer], cut = empty(use, live)
-            takes[others[use.layer]] = cut
+            others[use.layer], takes[use.layer] = empty(use, live)
         elif not (live[use.ins].all() and live[use.outs].all()):
             takes[use.layer] = narrow(use, live)
+        if shape and not use.empty and (dropped := drop_shapes(use.layer)):
+            others[use.layer], then = dropped
+            takes[use.layer] = _in_turn(takes.get(use.layer, {}), {"weight": then})
+    takes |= {other: takes[layer] for layer, other in others.items()}
     small = replace_layers(small, others)
     _verify(model, small, args)
     if optimizer is not None:
@@ -163,17 +173,27 @@ def shrink(
     uses = {use.layer: use for use in channels.uses}
     rows = []
     for name, layer, _ in found:
-        after = () if layer in others else tuple(layer.weight.shape)
-        note = "" if layer in others else _note(channels, live, layer, uses.get(layer), before[layer])
+        other: Any = others.get(layer, layer)
+        after = () if isinstance(other, ZeroConv2d) else tuple(other.weight.shape)
+        note = _note(channels, live, layer, uses.get(layer), before[layer] == after) if after else ""
+        if isinstance(other, LoweredConv2d):
+            lowered = f"{other.in_channels} of {math.prod(before[layer][1:])} shapes"
+            note = f"{lowered}; {note}" if note else lowered
         rows.append(ShrunkLayer(name, before[layer], after, note))
     return small, ShrinkReport(tuple(rows))
 
 
-def _note(channels: Channels, live: Tensor, layer: nn.Module, use: Use | None, before: tuple[int, ...]) -> str:
+def _in_turn(first: dict[str, Take], then: dict[str, Take]) -> dict[str, Take]:
+    def both(one: Take, two: Take) -> Take:
+        return lambda t: two(one(t))
+
+    return first | {key: both(first.get(key, torch.clone), take) for key, take in then.items()}
+
+
+def _note(channels: Channels, live: Tensor, layer: nn.Module, use: Use | None, unchanged: bool) -> str:
     """Why outputs of a layer stay that could have gone, or all of them."""
     if use is None:
         return channels.reasons.get(layer, "is not run, or not by itself")
-    unchanged = tuple(use.layer.weight.shape) == before
     why = Counter[str]()
     for i, constant in zip(use.outs.tolist(), use.constant.tolist(), strict=True):
         if live[i] and (i in channels.kept or (i in channels.pinned and (constant or unchanged))):
