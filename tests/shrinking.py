@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crest_ext import shrink
+from crest_ext.nn import ZeroConv2d
 from crest_ext.rewrite.shrink import ShrunkLayer
 
 
@@ -54,6 +55,9 @@ def check(model: nn.Module, x: Any, **options: Any) -> tuple[nn.Module, dict[str
     )
     for row in report.layers:
         layer: Any = small.get_submodule(row.name)
+        if not row.after:
+            assert type(layer) is ZeroConv2d
+            continue
         fresh = copy.deepcopy(layer)
         if isinstance(layer, nn.Linear):
             fresh = nn.Linear(layer.in_features, layer.out_features)

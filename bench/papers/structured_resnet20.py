@@ -20,13 +20,12 @@ import cifar10
 import torch
 from cifar10 import EPOCH, Crops, InBfloat16
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from crest_ext import StructuredConfig, StructuredSparsity, data, shrink, train
 from crest_ext.models import create_model
 from crest_ext.models.cost import multiply_adds
-from timing import interleaved
 
 RESULTS = Path(__file__).parent / "results"
 LEFT = {"layer1*conv2": 7, "layer2*conv2": 15, "layer3*conv2": 30}  # of 16, 32 and 64
@@ -60,13 +59,6 @@ def press(network: nn.Module, batches: Crops) -> None:
             method.step()
         print(f"pressing, epoch {epoch + 1}\n{method.summary()}", flush=True)
     method.finish()
-
-
-def latency(networks: tuple[nn.Module, nn.Module], x: Tensor) -> tuple[float, float]:
-    calls = {str(i): lambda n=n: n(x) for i, n in enumerate(networks)}  # type: ignore[misc]
-    with torch.no_grad():
-        seconds = interleaved(calls, 15, 3)
-    return 1000 * seconds["0"], 1000 * seconds["1"]
 
 
 def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
@@ -106,7 +98,7 @@ def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
         train.evaluate(small, test),
         parameters=(train.count(given)[0], train.count(small)[0]),
         work=(sum(multiply_adds(given, example[:1]).values()), sum(multiply_adds(small, example[:1]).values())),
-        milliseconds=latency(pair, torch.cat([example] * 32)),
+        milliseconds=cifar10.latency(pair, torch.cat([example] * 32)),
         minutes=(time.perf_counter() - start) / 60,
     )
     print(result, flush=True)

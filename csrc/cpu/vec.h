@@ -101,9 +101,12 @@ inline float sqrt(float x) { return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0); 
 inline double sqrt(double x) { return vget_lane_f64(vsqrt_f64(vdup_n_f64(x)), 0); }
 #endif
 
-// Asks for the cache line that a loop over long arrays reads 2 KiB from here. The hardware's own prefetcher stops at
+// Asks for the cache line that a loop over long arrays reads so far from here. The hardware's own prefetcher stops at
 // each page and lags behind four streams: this is worth a tenth of the time. Past the end it does nothing.
-inline void prefetch(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + 2048); }
+template <int bytes = 2048>
+inline void prefetch(const void* p) {
+  __builtin_prefetch(static_cast<const char*>(p) + bytes);
+}
 
 // a * b + c in one instruction where there is one: the build sets -ffp-contract=fast.
 template <class A>

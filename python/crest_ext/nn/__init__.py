@@ -1,17 +1,21 @@
 """Drop-in modules on the ops: import them beside torch.nn."""
 
 from crest_ext.nn.depthwise import DepthwiseConv2d
+from crest_ext.nn.lowered import LoweredConv2d
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
 from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
+from crest_ext.nn.zero import ZeroConv2d
 
 __all__ = [
     "DepthwiseConv2d",
+    "LoweredConv2d",
     "Masked",
     "MaskedConv2d",
     "MaskedLinear",
     "SeparableConv2d",
     "SparseConv2d",
     "SparseLinear",
+    "ZeroConv2d",
     "mask_",
 ]

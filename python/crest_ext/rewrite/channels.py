@@ -20,6 +20,7 @@ class Use:
     value: Tensor  # (c,); of an input that is one value, whatever the model's, and folds into the bias; or NaN
     constant: Tensor  # (n,); bool: the output is one value, whatever the model's input
     nonzero: Tensor  # (g, n / g, c / g); bool: the output reads the input
+    empty: bool = False  # the layer goes, and constants stand in its place
 
     def stay(self, live: Tensor) -> tuple[Tensor, Tensor]:
         """(g, c / g) and (g, n / g): the inputs and outputs that stay."""
@@ -27,12 +28,16 @@ class Use:
 
     def needs(self, live: Tensor) -> Tensor:
         """Ids of the inputs that are read by outputs that stay, and cannot be folded."""
+        if self.empty:
+            return self.ins[:0]
         _, outs = self.stay(live)
         return self.ins[(self.nonzero & outs.unsqueeze(2)).any(1).flatten() & self.value.isnan()]
 
     def lacks(self, live: Tensor, round_to: int | None) -> tuple[Tensor, str] | None:
         """Ids to keep as well, and why: for one output, equal groups, and a multiple of round_to outputs."""
         ins, outs = self.stay(live)
+        if self.empty:
+            return None if outs.any() else (self.outs[:1], "one must stay")
         groups = ins.any(1) | outs.any(1)
         g, c, n = (max(int(count), 1) for count in (groups.sum(), ins.sum(1).max(), outs.sum(1).max()))
         why = "groups are of equal size" if ins.any() and outs.any() else "one must stay"
@@ -87,8 +92,8 @@ class Channels:
             self._parent[i] = i = self._parent[self._parent[i]]
         return i
 
-    def solve(self, round_to: int | None) -> Tensor:
-        """bool by id: what stays; the fewest channels that leave every layer whole."""
+    def solve(self, round_to: int | None, depth: bool) -> Tensor:
+        """bool by id: what stays; the fewest channels that leave every layer whole, or with depth, empty."""
         roots = torch.tensor([self._root(i) for i in range(len(self._parent))], dtype=torch.long)
         live = torch.zeros(len(roots), dtype=torch.bool)
 
@@ -102,6 +107,8 @@ class Channels:
                     live[roots[use.needs(live)]] = True
 
         spread(torch.tensor(list(self.pinned), dtype=torch.long))
+        for use in self.uses if depth else ():
+            use.empty = type(use.layer) is nn.Conv2d and not (live[use.outs] & ~use.constant).any()
         while True:
             lacking = (use.lacks(live, round_to) for use in reversed(self.uses))
             ids, why = next(filter(None, lacking), (None, ""))

@@ -17,7 +17,7 @@ def hand_over(
 
     Args:
         optimizer: changed in place.
-        model: of the same modules as copy.
+        model: of modules by the same names as copy's.
         copy: its parameters without a counterpart in model join the group of the weight beside them.
         takes: how modules of copy were cut, by parameter; the others are as in model.
 
@@ -33,7 +33,10 @@ def hand_over(
                 take = takes.get(new, {}).get(key, torch.clone)
                 heirs.setdefault(before, {})[parameter] = (full_name, take)
             elif parameter is not None and (weight := old._parameters["weight"]) is not None:
-                heirs[weight][parameter] = (full_name, None)
+                heirs.setdefault(weight, {})[parameter] = (full_name, None)
+        for key, before in old._parameters.items():
+            if before is not None and new._parameters.get(key) is None:
+                heirs.setdefault(before, {})
     for p in (p for group in optimizer.param_groups for p in group["params"] if p in heirs):
         for key, value in optimizer.state.get(p, {}).items():
             if isinstance(value, Tensor) and value.dim() and value.shape != p.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from crest_ext.nn import DepthwiseConv2d
+from crest_ext.nn import DepthwiseConv2d, LoweredConv2d, ZeroConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.rewrite.channels import Channels, Use
 from crest_ext.rewrite.follow import follow
 from crest_ext.rewrite.hand_over import Take, hand_over
 from crest_ext.rewrite.materialize import materialize
+from crest_ext.rewrite.narrow import empty, narrow, narrow_by_channel
+from crest_ext.rewrite.replace import replace_layers
+from crest_ext.rewrite.shapes import drop_shapes
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,10 +33,12 @@ class ShrunkLayer:
 
     name: str
     before: tuple[int, ...]  # shape of the weight
-    after: tuple[int, ...]
+    after: tuple[int, ...]  # empty: it has none any more
     note: str  # why outputs, or all of it, are left
 
     def __str__(self) -> str:
+        if not self.after:
+            return f"{self.name}: {self.before} -> a constant"
         if self.before == self.after:
             return f"{self.name}: left as it is: {self.note}"
         return f"{self.name}: {self.before} -> {self.after}" + (f"; {self.note}" if self.note else "")
@@ -55,6 +61,8 @@ def shrink(
     *,
     round_to: int | None = ...,
     ignored_layers: Sequence[str] = ...,
+    depth: bool = ...,
+    shape: bool = ...,
     optimizer: torch.optim.Optimizer | None = ...,
     explain: Literal[False] = False,
 ) -> Model: ...
@@ -65,6 +73,8 @@ def shrink(
     *,
     round_to: int | None = ...,
     ignored_layers: Sequence[str] = ...,
+    depth: bool = ...,
+    shape: bool = ...,
     optimizer: torch.optim.Optimizer | None = ...,
     explain: Literal[True],
 ) -> tuple[Model, ShrinkReport]: ...
@@ -76,6 +86,8 @@ def shrink(
     *,
     round_to: int | None = None,
     ignored_layers: Sequence[str] = (),
+    depth: bool = False,
+    shape: bool = False,
     optimizer: torch.optim.Optimizer | None = None,
     explain: bool = False,
 ) -> Model | tuple[Model, ShrinkReport]:
@@ -90,7 +102,8 @@ def shrink(
     for a bias where one was needed to fold into; masked layers come out plain, as from `materialize`.
 
     In training BatchNorm replaces a constant by its beta, so a network with such channels trains on a little
-    differently; see also `recalibrate`. A residual branch that is zero keeps one channel: its addition is code.
+    differently; see also `recalibrate`. A residual branch that is zero keeps one channel, or with depth none of its
+    convolutions: its addition is code.
 
     Args:
         model: not changed.
@@ -98,6 +111,10 @@ def shrink(
             sizes too, where the model's code does the same for them.
         round_to: keeps some of the channels that could go, so that the outputs of each layer are a multiple of this.
         ignored_layers: names or fnmatch patterns of layers to leave as they are.
+        depth: also take out whole convolutions, where nothing but constants is read of their outputs: a `ZeroConv2d`
+            stands in their place.
+        shape: also take out filter shapes, weight[:, c, i, j], where that makes less work: outer rows and columns of a
+            window that are zero in all filters, or all but a few shapes, by a `LoweredConv2d`. Not with groups.
         optimizer: of the model; trains the copy from now on, instead: its parameters are replaced in place and its
             state (momentum and the like, of the parameter's shape) is cut with them. Finish what else prunes first.
         explain: also return what was done to each layer, and why nothing was.
@@ -131,15 +148,23 @@ def shrink(
         barred.update(dict.fromkeys(ignored, "is ignored"))
     with _evaluating(small):
         channels = follow(small, args, barred)
-    live = channels.solve(round_to)
+    live = channels.solve(round_to, depth)
     before = {layer: tuple(layer.weight.shape) for _, layer, _ in found}
     takes = dict[nn.Module, dict[str, Take]]()  # of each module that changes, by parameter
     for module, ids in channels.by_channel:
         if not live[ids].all():
-            takes[module] = _narrow_by_channel(module, live[ids])
+            takes[module] = narrow_by_channel(module, live[ids])
+    others = dict[nn.Module, nn.Module]()
     for use in channels.uses:
-        if not (live[use.ins].all() and live[use.outs].all()):
-            takes[use.layer] = _narrow(use, live)
+        if use.empty:
+            others[use.layer], takes[use.layer] = empty(use, live)
+        elif not (live[use.ins].all() and live[use.outs].all()):
+            takes[use.layer] = narrow(use, live)
+        if shape and not use.empty and (dropped := drop_shapes(use.layer)):
+            others[use.layer], then = dropped
+            takes[use.layer] = _in_turn(takes.get(use.layer, {}), {"weight": then})
+    takes |= {other: takes[layer] for layer, other in others.items()}
+    small = replace_layers(small, others)
     _verify(model, small, args)
     if optimizer is not None:
         hand_over(optimizer, model, small, takes)
@@ -148,66 +173,27 @@ def shrink(
     uses = {use.layer: use for use in channels.uses}
     rows = []
     for name, layer, _ in found:
-        note = _note(channels, live, layer, uses.get(layer), before[layer])
-        rows.append(ShrunkLayer(name, before[layer], tuple(layer.weight.shape), note))
+        other: Any = others.get(layer, layer)
+        after = () if isinstance(other, ZeroConv2d) else tuple(other.weight.shape)
+        note = _note(channels, live, layer, uses.get(layer), before[layer] == after) if after else ""
+        if isinstance(other, LoweredConv2d):
+            lowered = f"{other.in_channels} of {math.prod(before[layer][1:])} shapes"
+            note = f"{lowered}; {note}" if note else lowered
+        rows.append(ShrunkLayer(name, before[layer], after, note))
     return small, ShrinkReport(tuple(rows))
 
 
-def _narrow(use: Use, live: Tensor) -> dict[str, Take]:
-    """Cut the layer, and fold the known inputs that go into its bias."""
-    layer = use.layer
-    ins, outs = use.stay(live)
-    groups = outs.any(1)
-    rows = outs.flatten().nonzero()  # (n', 1)
-    columns = ins[groups].nonzero()[:, 1].view(int(groups.sum()), -1)  # (g', c'), within a group
-    columns = columns.repeat_interleave(len(rows) // len(columns), 0) if len(columns) > 1 else columns
+def _in_turn(first: dict[str, Take], then: dict[str, Take]) -> dict[str, Take]:
+    def both(one: Take, two: Take) -> Take:
+        return lambda t: two(one(t))
 
-    def take_weight(t: Tensor) -> Tensor:
-        return t[rows.to(t.device), columns.to(t.device)]
-
-    def take(t: Tensor) -> Tensor:
-        return t[rows[:, 0].to(t.device)]
-
-    weight = layer.weight.detach()
-    constants = torch.where(ins.flatten() | use.value.isnan(), 0, use.value)
-    if constants.any():
-        sums = weight.double().flatten(2).sum(2) if weight.dim() > 2 else weight.double()
-        folded = sums.view(use.nonzero.shape) @ constants.to(sums).view(use.groups, -1, 1)
-        if layer.bias is None:
-            layer.bias = nn.Parameter(weight.new_zeros(len(weight)), layer.weight.requires_grad)
-        layer.bias.data = (layer.bias.detach().double() + folded.flatten()).to(weight.dtype)
-    _replace(layer, {"weight": take_weight, "bias": take})
-    if isinstance(layer, nn.Linear):
-        layer.out_features, layer.in_features = layer.weight.shape
-    else:
-        layer.groups = int(groups.sum())
-        layer.out_channels, layer.in_channels = len(rows), int(ins.sum())
-    return {"weight": take_weight, "bias": take}
+    return first | {key: both(first.get(key, torch.clone), take) for key, take in then.items()}
 
 
-def _narrow_by_channel(module: nn.Module, stay: Tensor) -> dict[str, Take]:
-    def take(t: Tensor) -> Tensor:
-        return t[stay.to(t.device)]
-
-    _replace(module, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), take))
-    setattr(module, "num_parameters" if isinstance(module, nn.PReLU) else "num_features", int(stay.sum()))
-    return {"weight": take, "bias": take}
-
-
-def _replace(module: nn.Module, takes: dict[str, Take]) -> None:
-    for name, take in takes.items():
-        old = getattr(module, name, None)
-        if isinstance(old, nn.Parameter):
-            setattr(module, name, nn.Parameter(take(old.detach()), old.requires_grad))
-        elif old is not None:
-            setattr(module, name, take(old))
-
-
-def _note(channels: Channels, live: Tensor, layer: nn.Module, use: Use | None, before: tuple[int, ...]) -> str:
+def _note(channels: Channels, live: Tensor, layer: nn.Module, use: Use | None, unchanged: bool) -> str:
     """Why outputs of a layer stay that could have gone, or all of them."""
     if use is None:
         return channels.reasons.get(layer, "is not run, or not by itself")
-    unchanged = tuple(use.layer.weight.shape) == before
     why = Counter[str]()
     for i, constant in zip(use.outs.tolist(), use.constant.tolist(), strict=True):
         if live[i] and (i in channels.kept or (i in channels.pinned and (constant or unchanged))):
