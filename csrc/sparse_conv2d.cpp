@@ -10,6 +10,7 @@
 
 #include "check.h"
 #include "cuda_device.h"
+#include "scratch.h"
 #include "sparse_conv2d_work.h"
 
 namespace crest {
@@ -84,17 +85,17 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& column
   return y;
 }
 
-void on_cpu(SparseConv2d a, const Tensor& x) {
-  if (a.kh * a.kw * a.stride[0] * a.stride[1] == 1 && a.padding[0] + a.padding[1] == 0) {  // rows do not matter
-    a.w *= a.h, a.ow *= a.oh;
-    a.h = a.oh = 1;
-  }
+// Planes of as many images as stay in the second level of cache, and no less than one.
+int64_t images_at_once(SparseConv2d a) {
+  a.n = 1;
   ConvPlanes p;
   CREST_KERNEL(sparse_conv2d_plan)(a, p);
-  const int64_t planes = a.c * p.phases[0] * p.phases[1], flat = p.neighbours ? 0 : p.flat;
-  const Tensor owner = torch::stable::new_empty(x, {p.in_place ? 0 : planes * p.x_plane + a.m * p.y_plane});
-  float* own = owner.mutable_data_ptr<float>();
-  float* y = p.in_place ? a.y : own + planes * p.x_plane;
+  return std::max<int64_t>(1, cached_numbers / room_for_planes(a, p));
+}
+
+void run_on_cpu(const SparseConv2d& a, const ConvPlanes& p, float* planes) {
+  const int64_t x_planes = a.c * p.phases[0] * p.phases[1], flat = p.neighbours ? 0 : p.flat;
+  float* y = p.in_place ? a.y : planes + x_planes * p.x_plane;
   const auto parallel = [&](int64_t items, int64_t numbers, const auto& f) {
     torch::stable::parallel_for(0, items, 1 + (1 << 15) / numbers, [&](int64_t begin, int64_t end) {
       const std::unique_ptr<float[]> room(new float[flat]);
@@ -102,11 +103,12 @@ void on_cpu(SparseConv2d a, const Tensor& x) {
     });
   };
   if (!p.in_place)
-    parallel(planes, p.x_plane, [&, pack = CREST_KERNEL(sparse_conv2d_pack)](float* room, int64_t begin, int64_t end) {
-      pack(a, p, own, room, begin, end);
-    });
+    parallel(x_planes, p.x_plane,
+             [&, pack = CREST_KERNEL(sparse_conv2d_pack)](float* room, int64_t begin, int64_t end) {
+               pack(a, p, planes, room, begin, end);
+             });
   const Ints to = distances(a, p), work = work_before(a);
-  const ConvProduct product{p, p.in_place ? a.x : own, y, to.data(), work.data()};
+  const ConvProduct product{p, p.in_place ? a.x : planes, y, to.data(), work.data()};
   const auto multiply = CREST_KERNEL(sparse_conv2d_multiply);
   torch::stable::parallel_for(0, p.images * (p.steps / p.tile) * work.back(), 1 + (1 << 15) / (p.y_plane / p.steps),
                               [&](int64_t begin, int64_t end) { multiply(a, product, begin, end); });
@@ -114,6 +116,23 @@ void on_cpu(SparseConv2d a, const Tensor& x) {
     parallel(a.m, p.y_plane, [&, unpack = CREST_KERNEL(sparse_conv2d_unpack)](float* room, int64_t begin, int64_t end) {
       unpack(a, p, y, room, begin, end);
     });
+}
+
+void on_cpu(SparseConv2d a, const Tensor&) {
+  if (a.kh * a.kw * a.stride[0] * a.stride[1] == 1 && a.padding[0] + a.padding[1] == 0) {  // rows do not matter
+    a.w *= a.h, a.ow *= a.oh;
+    a.h = a.oh = 1;
+  }
+  ConvPlanes p;
+  CREST_KERNEL(sparse_conv2d_plan)(a, p);
+  if (p.in_place) return run_on_cpu(a, p, nullptr);
+  for (int64_t left = a.n, most = images_at_once(a); left; left -= a.n) {
+    a.n = std::min(left, most);
+    CREST_KERNEL(sparse_conv2d_plan)(a, p);
+    Scratch scratch(room_for_planes(a, p));
+    run_on_cpu(a, p, scratch.data());
+    a.x += a.n * a.c * a.h * a.w, a.y += a.n * a.m * a.oh * a.ow;
+  }
 }
 
 STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&sparse_conv2d<on_cpu>)); }

@@ -10,6 +10,13 @@ inline int64_t tiles_of_filter(const SparseConv2d& a) {
   return (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
 }
 
+constexpr int64_t cached_numbers = 3 << 17;  // 1.5 MiB: stay in the second level of cache
+
+// Numbers in the planes of x and y.
+inline int64_t room_for_planes(const SparseConv2d& a, const ConvPlanes& p) {
+  return a.c * p.phases[0] * p.phases[1] * p.x_plane + a.m * p.y_plane;
+}
+
 // (k,): how far from an output's place the number is that each column meets.
 inline std::vector<int64_t> distances(const SparseConv2d& a, const ConvPlanes& p) {
   const int64_t lanes = p.y_plane / p.steps, per_channel = p.phases[0] * p.phases[1] * p.x_plane;
