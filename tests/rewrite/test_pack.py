@@ -59,7 +59,7 @@ def test_computes_the_masked_model(times: str, x: Tensor) -> None:
         batch = torch.randn(n, 1, 10, 10)
         torch.testing.assert_close(packed(batch), model(batch))
     assert not any(isinstance(m, Masked) for m in packed.modules())
-    assert [layer.name for layer in report.layers] == ["0", "3.0", "3.2", "4"]
+    assert [layer.name for layer in report.layers] == ["0", "1", "3.0", "3.2", "4"]
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())  # not changed
     assert model.training and not packed.training
     assert not any(p.requires_grad for p in packed.parameters())
@@ -73,7 +73,7 @@ def test_computes_the_masked_model(times: str, x: Tensor) -> None:
 
 
 def test_dense_as_a_whole_wins_over_its_sparse_layers(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
-    calls = iter([(2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (1.0, 1.5)])
+    calls = iter([(2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (1.0, 1.5)])
     monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(calls))
     model = pruned()
     packed, report = pack(model, x, explain=True)
@@ -87,23 +87,24 @@ def test_the_report(sparse_wins: None, x: Tensor) -> None:
     model[4] = nn.Linear(8, 3)
     _, report = pack(model, x, explain=True)
     assert isinstance(report, PackReport)
-    conv, first, second, last = report.layers
+    conv, pool, first, second, last = report.layers
     assert (conv.rows, conv.kernel) == (5 * 10 * 10, "sparse")
+    assert (pool.rows, pool.kernel, pool.density) == (5 * 5 * 5, "quick", 1.0)
     assert (first.rows, first.kernel, first.dense, first.sparse) == (5, "sparse, relu", 2.0, 1.0)
     assert first.density == pytest.approx(model[3][0].mask.float().mean().item())
     assert (second.kernel, second.reason) == ("sparse, relu", "measured 2.0 times as fast")
     assert (last.kernel, last.density, last.dense, last.reason) == ("dense", 1.0, 0.0, "keeps too many weights")
     lines = str(report).splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     row = ["3.0", "5", f"{first.density:.3f}", "sparse,", "relu", "2000.000", "1000.000"]
-    assert lines[2].split() == row + first.reason.split()
+    assert lines[3].split() == row + first.reason.split()
     assert lines[-1].endswith("packed, 2.0 times as fast")
 
 
 def test_without_anything_to_pack() -> None:
-    packed, report = pack(nn.Sequential(nn.MaxPool2d(2)), torch.randn(1, 1, 5, 5), explain=True)
+    packed, report = pack(nn.Sequential(nn.AvgPool2d(2)), torch.randn(1, 1, 5, 5), explain=True)
     assert (report.layers, report.reason) == ((), "no layer is faster packed")
-    assert kinds(packed) == ["MaxPool2d"]
+    assert kinds(packed) == ["AvgPool2d"]
 
 
 def test_a_layer_by_itself(sparse_wins: None) -> None:

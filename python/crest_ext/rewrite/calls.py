@@ -11,9 +11,10 @@ import torch.fx
 from torch import Tensor, nn
 
 from crest_ext.nn import DepthwiseConv2d
+from crest_ext.nn.quick import QUICK
 
 FOLLOWERS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Conv2d)
-WATCHED = (nn.Linear, DepthwiseConv2d, *FOLLOWERS)
+WATCHED = (nn.Linear, DepthwiseConv2d, *FOLLOWERS, *QUICK)
 
 
 @dataclass
@@ -74,7 +75,7 @@ def _in_sequentials(modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
             yield from itertools.pairwise(names[child] for child in parent._modules.values() if child is not None)
 
 
-class _Tracer(torch.fx.Tracer):
+class Tracer(torch.fx.Tracer):
     """Does not look into a module without modules: whatever its code does, it is one step."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -83,7 +84,7 @@ class _Tracer(torch.fx.Tracer):
 
 def _in_graph(model: nn.Module) -> Iterator[tuple[str, str]]:
     try:
-        graph = _Tracer().trace(model)
+        graph = Tracer().trace(model)
     except Exception:  # Whatever a model's code makes of a tensor that has no values. Its Sequentials are left.
         return
     for node in graph.nodes:

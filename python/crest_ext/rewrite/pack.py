@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 import torch
 from torch import nn
@@ -14,10 +14,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.layers import layers
+from crest_ext.nn.quick import QUICK
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, followers, has_hooks, record
 from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
 from crest_ext.rewrite.chains import Chain, chains
+from crest_ext.rewrite.functions import to_modules
 from crest_ext.rewrite.materialize import materialize
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,23 +28,24 @@ MOST_KEPT = 0.7  # the density above which no measurement is worth its time
 ACTIVATIONS: dict[str, dict[type[nn.Module], str]] = {  # that each kernel takes along
     "sparse": {nn.ReLU: "relu"},
     "depthwise": {nn.ReLU: "relu", nn.ReLU6: "relu6"},
+    "quick": {},
 }
 
 
 @dataclass(frozen=True)
 class PackedLayer:
-    """One Linear or Conv2d: what was measured with it, and what was made of it.
+    """One Linear, Conv2d or module of nn.quick.QUICK: what was measured with it, and what was made of it.
 
     Times are seconds, and 0 where not measured. Rows are those of the product: a convolution's are the positions of
-    its output, in all images.
+    its output, in all images. What has no weight has density 1.
     """
 
     name: str
     rows: int
     density: float
-    kernel: str  # dense, sparse, depthwise or separable, and the activation that runs in the same pass: "sparse, relu"
+    kernel: str  # dense, sparse, depthwise, separable or quick, and an activation in the same pass: "sparse, relu"
     dense: float  # of a separable pair: on the kernels that are the fastest one by one
-    sparse: float  # or depthwise; or of the pair
+    sparse: float  # or on the kernel chosen; of the pair
     reason: str
 
 
@@ -79,14 +82,16 @@ def pack(
     threads: torch's kernel in turns with the sparse one, or of a depthwise convolution with `depthwise_conv2d`. A
     BatchNorm2d that follows a convolution is folded into it, and a ReLU module that follows a layer on our kernels is
     fused, a ReLU6 behind a depthwise one: next in the same nn.Sequential, or found by torch.fx where it can trace the
-    model, a module without modules being one step. A depthwise convolution and a pointwise one behind it become one
-    `nn.SeparableConv2d` where that is faster than the two as they were chosen. Behind a layer that stays dense, a ReLU
-    works in place. Masked layers that stay dense become plain ones with exact zeros, as `materialize` makes them. At
-    last the whole is measured against the materialised model, and if it is not faster, the materialised model is what
-    comes back. So a packed model is for inputs of about the example's size.
+    model, a module without modules being one step. There calls of relu, relu6, max_pool2d and local_response_norm count
+    as modules; the last two are computed by other calls of torch where these are faster. A depthwise convolution and a
+    pointwise one behind it become one `nn.SeparableConv2d` where that is faster than the two as they were chosen.
+    Behind a layer that stays dense, a ReLU works in place. Masked layers that stay dense become plain ones with exact
+    zeros, as `materialize` makes them. At last the whole is measured against the materialised model, and if it is not
+    faster, the materialised model is what comes back. So a packed model is for inputs of about the example's size.
 
-    The result is an ordinary module in eval mode whose parameters require no gradient. What is not float32 on the CPU,
-    has hooks, is a subclass of Linear or Conv2d, pads with anything but zeros, or was not called stays dense.
+    The result is an ordinary module in eval mode whose parameters require no gradient, a torch.fx.GraphModule where
+    calls became modules. What is not float32 on the CPU, has hooks, is a subclass of Linear or Conv2d, pads with
+    anything but zeros, or was not called stays dense.
 
     Args:
         model: any module, masked or plain. Not changed.
@@ -99,13 +104,20 @@ def pack(
     """
     args = example_input if isinstance(example_input, tuple) else (example_input,)
     dense, packed = (materialize(model).eval().requires_grad_(False) for _ in range(2))
+    with torch.inference_mode():
+        packed = cast("Model", to_modules(packed, args))
     whys = {name: None if type(layer) is DepthwiseConv2d else why for name, layer, why in layers(packed)}
     with torch.inference_mode():
         calls = record(packed, args)
         follow = followers(packed, calls)
         packed = _fold(packed, calls, follow, {name for name, why in whys.items() if why is None})
         modules = dict(packed.named_modules())
-        chosen = {name: _choose(name, modules[name], why, calls.get(name), dtype) for name, why in whys.items()}
+        whys |= {name: None for name, module in modules.items() if type(module) in QUICK}
+        chosen = {
+            name: _choose(name, module, whys[name], calls.get(name), dtype)
+            for name, module in modules.items()
+            if name in whys
+        }
         free = [name for name, call in calls.items() if name in whys and not _unfit(modules[name], whys[name], call)]
         fused = _choose_chains(list(chains(modules, follow, free)), modules, calls, chosen, dtype)
     for chain, pair in fused.items():
@@ -146,6 +158,8 @@ def _made(layer: nn.Module, kernel: str, dtype: torch.dtype, activation: str) ->
     if kernel == "depthwise":
         assert isinstance(layer, nn.Conv2d)
         return DepthwiseConv2d.from_conv2d(layer, activation)
+    if kernel == "quick":
+        return QUICK[type(layer)].from_module(layer)
     if isinstance(layer, nn.Conv2d):
         return SparseConv2d.from_conv2d(layer, dtype, activation).eval()
     assert isinstance(layer, nn.Linear)
@@ -153,10 +167,9 @@ def _made(layer: nn.Module, kernel: str, dtype: torch.dtype, activation: str) ->
 
 
 def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dtype: torch.dtype) -> PackedLayer:
-    assert isinstance(layer, (nn.Linear, nn.Conv2d))
-    weight = layer.weight
-    density = int(weight.count_nonzero()) / max(weight.numel(), 1)
-    rows = call.out.numel() // max(weight.shape[0], 1) if call else 0
+    weight = layer.weight if isinstance(layer, (nn.Linear, nn.Conv2d)) else None
+    density = 1.0 if weight is None else int(weight.count_nonzero()) / max(weight.numel(), 1)
+    rows = call.out.numel() // max(call.out.shape[1] if weight is None else weight.shape[0], 1) if call else 0
 
     def keep(reason: str) -> PackedLayer:
         return PackedLayer(name, rows, density, "dense", 0.0, 0.0, reason)
@@ -167,7 +180,7 @@ def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dty
     if type(layer) is DepthwiseConv2d:
         can = layer.activation == "none"
         return PackedLayer(name, rows, density, "depthwise" if can else "dense", 0.0, 0.0, "is a DepthwiseConv2d")
-    kernel = "depthwise" if isinstance(layer, nn.Conv2d) and _is_depthwise(layer) else "sparse"
+    kernel = "quick" if weight is None else "depthwise" if _is_depthwise(layer) else "sparse"
     if kernel == "sparse" and isinstance(layer, nn.Conv2d) and (reason := SparseConv2d.refusal(layer)):
         return keep(reason)
     if kernel == "sparse" and density > MOST_KEPT:
@@ -181,12 +194,11 @@ def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dty
 
 def _unfit(layer: nn.Module, why: str | None, call: Call | None) -> str | None:
     """Why a layer stays as it is, whatever the time it takes."""
-    assert isinstance(layer, (nn.Linear, nn.Conv2d))
     if why:
         return why
     if call is None:
         return "is not called"
-    if layer.weight.dtype != torch.float32 or call.x.dtype != torch.float32 or layer.weight.device.type != "cpu":
+    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (call.x, *layer.parameters())):
         return "is not float32 on the CPU"
     if has_hooks(layer):
         return "has hooks"
@@ -235,8 +247,8 @@ def _apart(
     return nn.Sequential(*parts)
 
 
-def _is_depthwise(layer: nn.Conv2d) -> bool:
-    return layer.groups == layer.in_channels > 1 and layer.padding_mode == "zeros"
+def _is_depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 and layer.padding_mode == "zeros"
 
 
 def _fold(model: Model, calls: dict[str, Call], follow: dict[str, str], free: set[str]) -> Model:

@@ -1,0 +1,64 @@
+"""Calls of torch's functions become modules, which the rest of `pack` looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from crest_ext.rewrite.calls import Tracer
+
+Model = TypeVar("Model", bound=nn.Module)
+RELU, POOL = (nn.ReLU, ("inplace",)), ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+# A function, or the name of a tensor's method; the module that does the same, and its arguments in order.
+MODULES: dict[Callable[..., Any] | str, tuple[type[nn.Module], tuple[str, ...]]] = {
+    **dict.fromkeys((F.relu, torch.relu, "relu"), RELU),
+    F.relu6: (nn.ReLU6, ("inplace",)),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), (nn.MaxPool2d, POOL)),
+    F.local_response_norm: (nn.LocalResponseNorm, ("size", "alpha", "beta", "k")),
+}
+
+
+def to_modules(model: Model, args: tuple[Any, ...]) -> Model | fx.GraphModule:
+    """The model with modules in place of calls of relu, relu6, max_pool2d and local_response_norm.
+
+    A torch.fx.GraphModule on the same submodules, under their names. The model itself where it has no such calls, where
+    torch.fx cannot trace it, or where what was traced does not give the same for `args`.
+    """
+    try:
+        graph = Tracer().trace(model)
+    except Exception:  # whatever a model's code makes of a tensor that has no values
+        return model
+    found = [(node, made) for node in graph.nodes if (made := _module(node))]
+    if not found:
+        return model
+    traced = fx.GraphModule(model, graph)
+    for i, (node, module) in enumerate(found):
+        name = f"{node.target if isinstance(node.target, str) else node.target.__name__}_{i}"
+        while hasattr(model, name):
+            name += "_"
+        traced.add_submodule(name, module)
+        with graph.inserting_before(node):
+            node.replace_all_uses_with(graph.call_module(name, node.args[:1]))
+        graph.erase_node(node)
+    for node in graph.nodes:
+        node.type = None  # of annotations that are strings: nothing that a pickle could import
+    traced.recompile()
+    return traced.train(model.training) if _same(model(*args), traced(*args)) else model
+
+
+def _module(node: fx.Node) -> nn.Module | None:
+    """The module that does what a node does."""
+    if node.op not in ("call_function", "call_method") or node.target not in MODULES:
+        return None
+    kind, names = MODULES[node.target]
+    given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
+    plain = not any(isinstance(value, fx.Node) for value in given.values())
+    return kind(**given) if plain and len(node.args) and given.keys() <= set(names) else None
+
+
+def _same(one: Any, two: Any) -> bool:
+    return isinstance(one, Tensor) and isinstance(two, Tensor) and torch.equal(one, two)

@@ -1,0 +1,94 @@
+"""`pack` of a model that calls functions where others hold modules."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from crest_ext.nn import SparseConv2d, SparseLinear
+from crest_ext.nn.quick import QUICK
+from crest_ext.rewrite import pack
+from crest_ext.rewrite.functions import to_modules
+
+
+class Functional(nn.Module):
+    """A network as most tutorials write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.fc = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 3), nn.Linear(24, 10)
+        self.relu_0 = nn.Linear(10, 4)  # a name that a call's module could have been given
+        for layer in (self.conv1, self.conv2, self.fc, self.relu_0):
+            layer.weight.data.mul_(torch.rand_like(layer.weight) < 0.4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.local_response_norm(F.max_pool2d(F.relu(self.conv1(x)), 2), 3, alpha=0.1)
+        x = torch.max_pool2d(torch.relu(self.conv2(x)), kernel_size=2, ceil_mode=True)
+        x = F.dropout(x, 0.5, self.training)
+        return self.relu_0(self.fc(x.flatten(1)).relu()) + F.relu6(x).sum()
+
+
+@pytest.fixture
+def quick_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: (2.0, 1.0))
+
+
+def test_pack_fuses_and_replaces_calls(quick_wins: None) -> None:
+    model = Functional()
+    x = torch.randn(3, 1, 12, 12)
+    packed, report = pack(model, x, explain=True)
+    torch.testing.assert_close(packed(x), model.eval()(x))
+    sparse = [m for m in packed.modules() if isinstance(m, (SparseConv2d, SparseLinear))]
+    assert [layer.activation for layer in sparse] == ["relu", "relu", "relu", "none"]
+    assert {layer.kernel for layer in report.layers if "pool" in layer.name or "norm" in layer.name} == {"quick"}
+    kinds = [type(m) for m in packed.modules()]
+    assert [kinds.count(kind) for kind in QUICK.values()] == [2, 1]
+    assert not any(kind in kinds for kind in QUICK)
+    assert kinds.count(nn.ReLU6) == 1 and kinds.count(nn.ReLU) == 0
+
+
+def test_the_packed_model_is_ordinary(quick_wins: None) -> None:
+    model, x = Functional().eval(), torch.randn(3, 1, 12, 12)
+    packed: Any = pack(model, x)
+    expected = packed(x)
+    for same in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        assert torch.equal(same(x), expected)
+    program = torch.export.export(packed, (x,))
+    torch.testing.assert_close(program.module()(x), expected)
+
+
+class Branches(Functional):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 1e9 else 2 * x)
+
+
+class Random(Functional):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + F.relu(torch.rand(1))
+
+
+class Modules(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(1, 2, 3), nn.ReLU())
+
+
+@pytest.mark.parametrize("kind", [Branches, Random, Modules])
+def test_what_stays_as_it_is(kind: type[nn.Module]) -> None:
+    """What torch.fx cannot trace, what gives something else each time, and what calls nothing."""
+    model = kind().eval()
+    assert to_modules(model, (torch.randn(1, 1, 12, 12),)) is model
+
+
+def test_names_and_state_stay() -> None:
+    model = Functional().eval()
+    traced = to_modules(model, (torch.randn(1, 1, 12, 12),))
+    assert isinstance(traced, fx.GraphModule)
+    assert traced.state_dict().keys() == model.state_dict().keys()
+    assert traced.relu_0 is model.relu_0
+    assert not traced.training
