@@ -267,6 +267,15 @@ def singular_value_threshold(dtype: torch.dtype, device: str) -> Iterator[tuple[
     yield tensor(9, 6, dtype=dtype, device=device).t()[::2], 1.0
 
 
+def local_response_norm(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    if dtype != torch.float32:
+        return
+    for shape in ((2, 5, 3, 3), (1, 9, 33), (1, 1, 2, 2, 5), (1, 3, 1030), (0, 3, 4), (2, 0, 3), (1, 2, 0, 3)):
+        for size in (1, 4, 5):
+            yield tensor(*shape, dtype=dtype, device=device), size, 0.5
+    yield tensor(6, 4, 3, dtype=dtype, device=device).permute(2, 1, 0) * 40, 3, 1e-4, 0.75, 2.0
+
+
 SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
     f.__name__: f
     for f in (
@@ -276,6 +285,7 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         depthwise_conv2d,
         depthwise_conv2d_grad_x,
         depthwise_conv2d_grad_weight,
+        local_response_norm,
         masked_linear,
         masked_linear_grad_x,
         masked_linear_grad_weight,
@@ -296,6 +306,7 @@ LONGEST_SUM = {
     "depthwise_conv2d": 49,
     "depthwise_conv2d_grad_x": 49,
     "depthwise_conv2d_grad_weight": 510,
+    "local_response_norm": 5,
     "masked_linear": 40,
     "masked_linear_grad_x": 40,
     "masked_linear_grad_weight": 40,
@@ -307,4 +318,4 @@ LONGEST_SUM = {
 }
 
 # Without a gradient, though they write nothing.
-INFERENCE = {"separable_conv2d", "singular_value_threshold", "sparse_linear", "sparse_conv2d"}
+INFERENCE = {"local_response_norm", "separable_conv2d", "singular_value_threshold", "sparse_linear", "sparse_conv2d"}

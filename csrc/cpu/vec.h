@@ -64,6 +64,7 @@ struct Vec {
   friend Vec operator+(Vec a, Vec b) { return {a.v + b.v}; }
   friend Vec operator-(Vec a, Vec b) { return {a.v - b.v}; }
   friend Vec operator*(Vec a, Vec b) { return {a.v * b.v}; }
+  friend Vec operator/(Vec a, Vec b) { return {a.v / b.v}; }
 
   A sum() const {
     A lanes[width];
@@ -100,6 +101,24 @@ inline double sqrt(double x) { return _mm_cvtsd_f64(_mm_sqrt_sd(_mm_setzero_pd()
 inline float sqrt(float x) { return vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0); }
 inline double sqrt(double x) { return vget_lane_f64(vsqrt_f64(vdup_n_f64(x)), 0); }
 #endif
+
+template <int bytes>
+inline Vec<float, bytes> sqrt(Vec<float, bytes> x) {
+  if constexpr (bytes == sizeof(float)) return Vec<float, bytes>::all(sqrt(x.v[0]));
+#if defined(__AVX512F__)
+  else
+    return {(decltype(x.v))_mm512_sqrt_ps((__m512)x.v)};
+#elif defined(__AVX2__)
+  else
+    return {(decltype(x.v))_mm256_sqrt_ps((__m256)x.v)};
+#elif defined(__aarch64__)
+  else
+    return {(decltype(x.v))vsqrtq_f32((float32x4_t)x.v)};
+#else
+  else
+    return {(decltype(x.v))_mm_sqrt_ps((__m128)x.v)};
+#endif
+}
 
 // Asks for the cache line that a loop over long arrays reads so far from here. The hardware's own prefetcher stops at
 // each page and lags behind four streams: this is worth a tenth of the time. Past the end it does nothing.

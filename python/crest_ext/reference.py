@@ -32,6 +32,10 @@ def sparse_group_soft_threshold_(weight: Tensor, groups: str, threshold: float, 
     group_soft_threshold_(weight, groups, threshold)
 
 
+def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    return F.local_response_norm(x, size, alpha, beta, k)
+
+
 def masked_linear(
     x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None, straight_through: bool = False
 ) -> Tensor:

@@ -14,6 +14,7 @@
 #include "../../csrc/cuda/depthwise_conv2d_grad_weight.cuh"
 #include "../../csrc/cuda/group_norms.cuh"
 #include "../../csrc/cuda/group_soft_threshold.cuh"
+#include "../../csrc/cuda/local_response_norm.cuh"
 #include "../../csrc/cuda/masked_linear.cuh"
 #include "../../csrc/cuda/masked_linear_grad_weight.cuh"
 #include "../../csrc/cuda/masked_linear_grad_x.cuh"
@@ -107,6 +108,22 @@ void group_norms(const Case& c) {
 void group_soft_threshold(const Case& c) {
   const GroupSoftThreshold a{c[0], c[1], {c.sizes[0], c.sizes[1], c.sizes[2]}, c.numbers[0], c.numbers[1], c.dtype};
   c.run(a, cuda::group_soft_threshold, [&](auto type) { cuda::group_soft_threshold<TYPE, 64>(a, nullptr, 2); });
+}
+
+// sizes: n, c, positions, before, after. numbers: scale, k.
+void local_response_norm(const Case& c) {
+  const auto& s = c.sizes;
+  const auto floats = [&](size_t i) { return static_cast<float*>(c[i]); };
+  const LocalResponseNorm a{floats(0),
+                            floats(1),
+                            s[0],
+                            s[1],
+                            s[2],
+                            s[3],
+                            s[4],
+                            static_cast<float>(c.numbers[0]),
+                            static_cast<float>(c.numbers[1])};
+  c.run(a, cuda::local_response_norm, [&](auto) { cuda::local_response_norm<32>(a, nullptr, 2); });
 }
 
 void masked_linear(const Case& c) {
@@ -221,6 +238,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(sgd_prune_splice),
     NAMED(group_norms),
     NAMED(group_soft_threshold),
+    NAMED(local_response_norm),
     NAMED(masked_linear),
     NAMED(masked_linear_grad_x),
     NAMED(masked_linear_grad_weight),

@@ -14,7 +14,7 @@ from torch import Tensor
 import crest_ext
 from crest_ext import reference
 from depthwise import calls, separable_calls
-from samples import CONVOLUTIONS, OPTIONS
+from samples import CONVOLUTIONS, OPTIONS, SAMPLES
 
 NAN = float("nan")
 # Around packs of 2, 4 and 8, a warp, the small blocks' 2 x 32 threads with packs, and a block of 256.
@@ -234,6 +234,20 @@ def depthwise_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
         yield Sample(case, {last: call.expected}, {last: call.tolerance})
 
 
+def local_response_norm(dtype: torch.dtype) -> Iterator[Sample]:
+    if dtype != torch.float32:
+        return
+    for x, size, alpha, *rest in SAMPLES["local_response_norm"](dtype, "cpu"):
+        if not x.numel():
+            continue
+        n, c, beta, k = *x.shape[:2], *(rest or (0.75, 1.0))
+        expected = reference.local_response_norm(x.double(), size, alpha, beta, k)
+        sizes = (n, c, x.numel() // (n * c), size // 2, (size - 1) // 2)
+        arrays = [x.contiguous(), torch.empty(x.shape)]
+        case = Case("local_response_norm", dtype, sizes, arrays, (alpha / size, k))
+        yield Sample(case, {1: expected}, {1: 8 * torch.finfo().eps * expected.abs()})
+
+
 def separable_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
     if dtype != torch.float32:
         return
@@ -272,6 +286,7 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
 
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
 OPS += [group_norms, group_soft_threshold, sparse_linear, sparse_conv2d, depthwise_conv2d, separable_conv2d]
+OPS += [local_response_norm]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:

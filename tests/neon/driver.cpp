@@ -12,6 +12,7 @@
 #include "../../csrc/depthwise_conv2d_grad_weight.h"
 #include "../../csrc/group_norms.h"
 #include "../../csrc/group_soft_threshold.h"
+#include "../../csrc/local_response_norm.h"
 #include "../../csrc/masked_linear.h"
 #include "../../csrc/masked_linear_grad_weight.h"
 #include "../../csrc/masked_linear_grad_x.h"
@@ -198,6 +199,22 @@ void depthwise(const Case& c) {
          [&](int64_t begin, int64_t end) { depthwise_conv2d_pixels(a, packed.data(), begin, end); });
 }
 
+// sizes: n, c, positions, before, after. numbers: scale, k.
+void response_norm(const Case& c) {
+  const auto& s = c.sizes;
+  const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
+  const LocalResponseNorm a{floats(0),
+                            floats(1),
+                            s[0],
+                            s[1],
+                            s[2],
+                            s[3],
+                            s[4],
+                            static_cast<float>(c.numbers[0]),
+                            static_cast<float>(c.numbers[1])};
+  in_two<LocalResponseNorm>(local_response_norm, a, a.n * a.blocks());
+}
+
 // sizes: those of the depthwise convolution, then m, activation and rows.
 void separable(const Case& c) {
   const auto& s = c.sizes;
@@ -224,6 +241,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
      [](const Case& c) { in_two<ApplyMask>(apply_mask, {c[0], c.mask(1), c[2], c.sizes[0], c.dtype}, c.sizes[0]); }},
     {"group_norms", norms},
     {"group_soft_threshold", soft_threshold},
+    {"local_response_norm", response_norm},
     {"masked_linear", linear},
     {"masked_linear_grad_x", linear_grad_x},
     {"masked_linear_grad_weight", linear_grad_weight},

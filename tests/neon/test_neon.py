@@ -225,6 +225,20 @@ def test_depthwise_equals_reference(run: Run, dtype: torch.dtype) -> None:
         assert ((got.double() - c.expected).abs() <= c.tolerance).all()
 
 
+def test_local_response_norm_equals_reference(run: Run) -> None:
+    cases, expected = [], []
+    for x, size, alpha, *rest in SAMPLES["local_response_norm"](torch.float32, "cpu"):
+        if not x.numel():
+            continue
+        n, c, beta, k = *x.shape[:2], *(rest or (0.75, 1.0))
+        expected.append(reference.local_response_norm(x.double(), size, alpha, beta, k).float())
+        sizes = [n, c, x.numel() // (n * c), size // 2, (size - 1) // 2]
+        arrays = [x.contiguous(), torch.empty(x.shape)]
+        cases.append(Case("local_response_norm", torch.float32, sizes, arrays, (alpha / size, k)))
+    for (_, got), e in zip(run(cases), expected, strict=True):
+        torch.testing.assert_close(got, e)
+
+
 def test_separable_equals_reference(run: Run) -> None:
     made = list(separable_calls())
     results = run([Case(c.op, torch.float32, [int(size) for size in c.sizes], c.arrays) for c in made])

@@ -6,6 +6,7 @@ from crest_ext.ops.depthwise_conv2d_grad_weight import depthwise_conv2d_grad_wei
 from crest_ext.ops.depthwise_conv2d_grad_x import depthwise_conv2d_grad_x
 from crest_ext.ops.group_norms import group_norms
 from crest_ext.ops.group_soft_threshold import group_soft_threshold_, sparse_group_soft_threshold_
+from crest_ext.ops.local_response_norm import local_response_norm
 from crest_ext.ops.masked_linear import masked_linear
 from crest_ext.ops.masked_linear_grad_weight import masked_linear_grad_weight
 from crest_ext.ops.masked_linear_grad_x import masked_linear_grad_x
@@ -34,6 +35,7 @@ __all__ = [
     "depthwise_conv2d_grad_x",
     "group_norms",
     "group_soft_threshold_",
+    "local_response_norm",
     "masked_linear",
     "masked_linear_grad_weight",
     "masked_linear_grad_x",

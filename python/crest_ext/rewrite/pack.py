@@ -83,8 +83,8 @@ def pack(
     BatchNorm2d that follows a convolution is folded into it, and a ReLU module that follows a layer on our kernels is
     fused, a ReLU6 behind a depthwise one: next in the same nn.Sequential, or found by torch.fx where it can trace the
     model, a module without modules being one step. There calls of relu, relu6, max_pool2d and local_response_norm count
-    as modules; the last two are computed by other calls of torch where these are faster. A depthwise convolution and a
-    pointwise one behind it become one `nn.SeparableConv2d` where that is faster than the two as they were chosen.
+    as modules; the last two are computed in a faster way where it is one here. A depthwise convolution and a pointwise
+    one behind it become one `nn.SeparableConv2d` where that is faster than the two as they were chosen.
     Behind a layer that stays dense, a ReLU works in place. Masked layers that stay dense become plain ones with exact
     zeros, as `materialize` makes them. At last the whole is measured against the materialised model, and if it is not
     faster, the materialised model is what comes back. So a packed model is for inputs of about the example's size.
