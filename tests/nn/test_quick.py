@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -16,6 +17,8 @@ POOLS = [
     nn.MaxPool2d(3, 2),
     nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
     nn.MaxPool2d((2, 3), (1, 2), dilation=(2, 1)),
+    nn.MaxPool2d((5, 1), (3, 2), (2, 0), ceil_mode=True),
+    nn.MaxPool2d(2, 3, padding=1, ceil_mode=True),
 ]
 
 
@@ -27,6 +30,14 @@ def test_max_pool2d_is_equal_in_every_bit(pool: nn.MaxPool2d) -> None:
     for image in (x, x.to(memory_format=torch.channels_last), x[:1], x[:0], x.double(), x[0]):
         assert torch.equal(quick(image).nan_to_num(7.0), pool(image).nan_to_num(7.0))
         assert quick(image).is_contiguous()
+
+
+def test_max_pool2d_of_every_size() -> None:
+    for pool in POOLS:
+        quick = QUICK[nn.MaxPool2d].from_module(pool)
+        for h, w in itertools.product(range(6, 13), (7, 10)):
+            x = torch.randn(1, 2, h, w)
+            assert torch.equal(quick(x), pool(x)), (pool, h, w)
 
 
 def test_max_pool2d_returns_indices() -> None:
