@@ -140,7 +140,8 @@ def test_bench(folder: Path) -> None:
     test = len(data.load("digits").test[0])
     assert (found["rows"], found["threads"]) == (test, 1)  # all that there are
     rows = {layer["name"]: layer["rows"] for layer in found["layers"]}
-    assert rows == {"conv1": 64 * test, "conv2": 16 * test, "ip1": test, "ip2": test}  # a convolution's: its outputs
+    pools = {"max_pool2d_0": 16 * test, "max_pool2d_1": 4 * test}
+    assert rows == {"conv1": 64 * test, "conv2": 16 * test, "ip1": test, "ip2": test} | pools  # positions of outputs
     *_, first, last = found["layers"]
     assert 0 < first["density"] < 0.7 and min(first["dense"], first["sparse"]) > 0
     assert (last["kernel"], last["density"], last["reason"]) == ("dense", 1.0, "keeps too many weights")

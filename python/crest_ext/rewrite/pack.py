@@ -114,8 +114,8 @@ def pack(
         modules = dict(packed.named_modules())
         whys |= {name: None for name, module in modules.items() if type(module) in QUICK}
         chosen = {
-            name: _choose(name, module, whys[name], calls.get(name), dtype)
-            for name, module in modules.items()
+            name: _choose(name, modules[name], whys[name], calls.get(name), dtype)
+            for name in dict.fromkeys((*calls, *modules))  # in the order of the calls
             if name in whys
         }
         free = [name for name, call in calls.items() if name in whys and not _unfit(modules[name], whys[name], call)]
