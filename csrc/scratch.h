@@ -27,7 +27,8 @@ class Scratch {
     void operator()(float* p) const { ::operator delete[](p, line); }
   };
   struct Block {
-    explicit Block(int64_t size) : memory(size ? new (line) float[static_cast<size_t>(size)] : nullptr), numbers(size) {}
+    explicit Block(int64_t size)
+        : memory(size ? new (line) float[static_cast<size_t>(size)] : nullptr), numbers(size) {}
     std::unique_ptr<float[], Free> memory;
     int64_t numbers;
   };
