@@ -74,7 +74,9 @@ def bench_depthwise_conv2d(benchmark: Any, c: int, size: int, stride: int, n: in
             | {"ONNX Runtime": onnxruntime(x, weight, bias, stride)},
             group=f"depthwise_conv2d, float32, bias and ReLU, ours in {memory_format}",
             case=f"{c} x {size} x {size}, stride {stride}, batch {n}",
-            headline=f"depthwise_conv2d {c} x {size} x {size}, batch {n}" if (c, stride) == (128, 1) else "",
+            headline=f"depthwise_conv2d {c} x {size} x {size}, {memory_format}, batch {n}"
+            if (c, stride) == (128, 1)
+            else "",
             rounds=50,
             flops=2 * 9 * out.numel(),
             bytes=x.nbytes + out.nbytes,
