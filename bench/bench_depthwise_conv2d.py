@@ -1,4 +1,4 @@
-"""A depthwise 3x3 layer with its bias and ReLU, in both memory formats, against torch's and ONNX Runtime's.
+"""A depthwise 3x3 layer with its bias and ReLU, in both memory formats, against torch's and dense engines'.
 
 The layers are MobileNet's, with torch's symmetric padding, which all of them know. torch takes its ReLU in place.
 """
@@ -6,15 +6,16 @@ The layers are MobileNet's, with torch's symmetric padding, which all of them kn
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import crest_ext
+import peers
 from timing import compare
 
 # channels, size and stride of each depthwise layer of MobileNet at 224 pixels
@@ -36,33 +37,21 @@ def torch_layer(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     return F.relu_(F.conv2d(x, weight, bias, stride, 1, groups=x.shape[1]))
 
 
-def onnxruntime(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Callable[[], Any] | str:
-    try:
-        import onnxruntime as ort
-        from onnx import TensorProto, helper, numpy_helper
-    except ImportError:
-        return "not installed"
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
-    nodes = [
-        helper.make_node(
-            "Conv", ["x", "w", "b"], ["z"], group=x.shape[1], strides=[stride] * 2, pads=[1] * 4, kernel_shape=[3, 3]
-        ),
-        helper.make_node("Relu", ["z"], ["y"]),
-    ]
-    constants = [numpy_helper.from_array(t.numpy(), name) for name, t in (("w", weight), ("b", bias))]
-    graph = helper.make_graph(nodes, "layer", ends[:1], ends[1:], constants)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return partial(session.run, None, {"x": x.contiguous().numpy()})
+@lru_cache(maxsize=1)  # the next case is of the same layer
+def case(c: int, size: int, stride: int, n: int, measured: bool) -> tuple[Tensor, nn.Conv2d, dict[str, Any]]:
+    """x, the layer, and other engines that have compiled it."""
+    x = torch.randn(n, c, size, size)
+    conv = nn.Conv2d(c, c, 3, stride, 1, groups=c).eval().requires_grad_(False)
+    engines = peers.dense(nn.Sequential(conv, nn.ReLU()).eval(), x) if measured else {}
+    return x, conv, {name: engine for name, engine in engines.items() if name != "torch"}
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("n", [1, 8])
 @pytest.mark.parametrize(("c", "size", "stride"), LAYERS)
 def bench_depthwise_conv2d(benchmark: Any, c: int, size: int, stride: int, n: int, memory_format: str) -> None:
-    x, weight, bias = torch.randn(n, c, size, size), torch.randn(c, 1, 3, 3), torch.randn(c)
+    x, conv, engines = case(c, size, stride, n, benchmark.enabled)
+    weight, bias = conv.weight, conv.bias
     formats = {name: x.contiguous(memory_format=f) for name, f in FORMATS.items()}
     ours = partial(crest_ext.depthwise_conv2d, formats[memory_format], weight, bias, stride, 1, 1, "relu")
     out = ours()
@@ -70,8 +59,7 @@ def bench_depthwise_conv2d(benchmark: Any, c: int, size: int, stride: int, n: in
         compare(
             benchmark,
             ours,
-            {f"torch {name}": partial(torch_layer, t, weight, bias, stride) for name, t in formats.items()}
-            | {"ONNX Runtime": onnxruntime(x, weight, bias, stride)},
+            {f"torch {name}": partial(torch_layer, t, weight, bias, stride) for name, t in formats.items()} | engines,
             group=f"depthwise_conv2d, float32, bias and ReLU, ours in {memory_format}",
             case=f"{c} x {size} x {size}, stride {stride}, batch {n}",
             headline=f"depthwise_conv2d {c} x {size} x {size}, {memory_format}, batch {n}"

@@ -12,7 +12,7 @@ from torch import nn
 
 import peers
 from crest_ext.nn import SparseConv2d
-from timing import Function, compare
+from timing import compare
 
 
 class Layer(NamedTuple):
@@ -47,11 +47,8 @@ def bench_sparse_conv2d(benchmark: Any, name: str, n: int) -> None:
     conv.requires_grad_(False)
     conv.weight.mul_(torch.rand_like(conv.weight) >= layer.zeros)
     x, sparse = torch.randn(n, layer.channels, layer.size, layer.size), SparseConv2d.from_conv2d(conv)
-    others: dict[str, Function | str] = {
-        "torch": peers.in_torch(conv, x),
-        "torch, channels_last": peers.in_torch(copy.deepcopy(conv), x, memory_format=torch.channels_last),
-        "ONNX Runtime": peers.onnxruntime(conv, x),
-    }
+    others = peers.dense(conv, x) if benchmark.enabled else {"torch": peers.in_torch(conv, x)}
+    others["torch, channels_last"] = peers.in_torch(copy.deepcopy(conv), x, memory_format=torch.channels_last)
     shape = f"({layer.filters}, {layer.channels // layer.groups}, {layer.kernel}, {layer.kernel})"
     headline = name in ("AlexNet conv3", "MobileNet block 8") and n == 1
     compare(

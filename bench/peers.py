@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -46,9 +48,34 @@ def openvino(module: nn.Module, x: Tensor) -> Function | str:
     return compiled if isinstance(compiled, str) else partial(compiled.create_infer_request().infer, [x.numpy()])
 
 
+def litert(module: nn.Module, x: Tensor) -> Function | str:
+    """By XNNPACK, channels last inside."""
+    try:
+        import litert_torch
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        return f"{error.name} is not installed"
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):  # of what the converter reports
+            litert_torch.convert(module.eval(), (x,)).export(f"{folder}/model.tflite")
+        interpreter = Interpreter(f"{folder}/model.tflite", num_threads=torch.get_num_threads())
+    interpreter.allocate_tensors()
+    (given,), (made,) = interpreter.get_input_details(), interpreter.get_output_details()
+    array = x.numpy()
+
+    def run() -> Any:
+        interpreter.set_tensor(given["index"], array)
+        interpreter.invoke()
+        return interpreter.get_tensor(made["index"])
+
+    return run
+
+
 def dense(module: nn.Module, x: Tensor) -> dict[str, Function | str]:
     """Engines that pay for zeros as well."""
-    return {"torch": in_torch(module, x), "ONNX Runtime": onnxruntime(module, x), "OpenVINO": openvino(module, x)}
+    others = {"ONNX Runtime": onnxruntime, "OpenVINO": openvino, "LiteRT": litert}
+    return {"torch": in_torch(module, x)} | {name: make(module, x) for name, make in others.items()}
 
 
 def _with_onnx(module: nn.Module, x: Tensor, load: Callable[[Path], Any]) -> Any:
