@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from crest_ext.container import load, save, save_file
+from crest_ext.container import load, load_model, load_packed, save, save_file, save_model
+from crest_ext.nn import SparseLinear
 from timing import compare
 
 NETWORKS = {
@@ -120,6 +121,38 @@ def bench_memory(benchmark: Any, tmp_path: Path) -> None:
         case=f"{count} float32 (1024, 1024), {4 * count} MB",
         nbytes=sum(t.nbytes for t in tensors.values()),
         **{f"{who} MB": peak(f) for who, f in {"crest": ours, **functions}.items() if callable(f)},
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def bench_load_packed(benchmark: Any, tmp_path: Path) -> None:
+    """From a file to a sparse layer, with and without the dense weight between them; AlexNet's fc6 at 9 % kept."""
+    m, k = (4096, 9216) if benchmark.enabled else (64, 144)
+    layer, path = nn.Linear(k, m).requires_grad_(False), tmp_path / "layer.crest"
+    layer.weight.mul_(torch.rand(m, k) < 0.09)
+    save_model(layer, path)
+    wanted = SparseLinear.from_linear(layer)
+    del layer
+
+    def packed() -> nn.Module:
+        return load_packed(nn.Linear(k, m, device="meta"), path)
+
+    def by_dense() -> nn.Module:
+        dense = nn.Linear(k, m, device="meta").to_empty(device="cpu")
+        load_model(dense, path)
+        return SparseLinear.from_linear(dense)
+
+    for name, tensor in packed().state_dict().items():
+        assert torch.equal(tensor, wanted.state_dict()[name])
+    functions = {"load_packed": packed, "load_model, SparseLinear": by_dense}
+    compare(
+        benchmark,
+        packed,
+        {"load_model, SparseLinear": by_dense},
+        group="files, to a sparse layer",
+        case=f"({m}, {k}), 91 % zeros",
+        nbytes=4 * m * k,
+        **{f"{who} MB": peak(f) for who, f in functions.items()},
     )
 
 

@@ -5,6 +5,7 @@ The names and their meaning are those of safetensors.
 
 from crest_ext.container.files import load, load_file, save, save_file
 from crest_ext.container.models import load_model, save_model
+from crest_ext.container.packed import load_packed
 from crest_ext.container.reader import safe_open
 
-__all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
+__all__ = ["load", "load_file", "load_model", "load_packed", "safe_open", "save", "save_file", "save_model"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ def save_model(model: nn.Module, path: StrPath, metadata: Mapping[str, str] | No
         OSError: the file cannot be written.
     """
     state = model.state_dict()
-    masks = _masks(state)
+    masks = masks_in(state)
     names = {group[0] for group in _tied(state, masks)}.difference(masks.values())
     save_file({n: _effective(state[n], state[masks[n]]) if n in masks else state[n] for n in names}, path, metadata)
 
@@ -49,27 +49,34 @@ def load_model(model: nn.Module, path: StrPath, strict: bool = True) -> tuple[li
     """
     tensors = load_file(path)
     state = model.state_dict()
-    masks = _masks(state)
+    masks = masks_in(state)
     groups = [group for group in _tied(state, masks) if group[0] not in masks.values()]
     missing = [group[0] for group in groups if not any(name in tensors for name in group)]
     expected = {name for group in groups for name in group}
     unexpected = [name for name in tensors if name not in expected]
-    if strict and (missing or unexpected):
-        names = "; ".join(
-            f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("unexpected", unexpected)) if names
-        )
-        raise ValueError(f"{path}: names must be those of the model, got {names}")
+    if strict:
+        require_names(path, missing, unexpected)
     values = {name: tensors[name] for name in tensors if name in expected}
     for name, value in values.items():
-        if value.shape != state[name].shape:
-            shapes = f"{tuple(state[name].shape)}, got {tuple(value.shape)}"
-            raise ValueError(f"{path}: tensor {name!r} must have the shape of the model's, {shapes}")
+        require_shape(path, name, state[name].shape, value.shape)
     values |= {masks[n]: (v != 0) | torch.signbit(v) for n, v in values.items() if n in masks}
     model.load_state_dict(values, strict=False)
     return missing, unexpected
 
 
-def _masks(state: Mapping[str, object]) -> dict[str, str]:
+def require_names(path: StrPath, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    pairs = (("missing", missing), ("unexpected", unexpected))
+    if missing or unexpected:
+        got = "; ".join(f"{what} {', '.join(names)}" for what, names in pairs if names)
+        raise ValueError(f"{path}: names must be those of the model, got {got}")
+
+
+def require_shape(path: StrPath, name: str, own: Sequence[int], got: Sequence[int]) -> None:
+    if tuple(own) != tuple(got):
+        raise ValueError(f"{path}: tensor {name!r} must have the shape of the model's, {tuple(own)}, got {tuple(got)}")
+
+
+def masks_in(state: Mapping[str, object]) -> dict[str, str]:
     """Names of masked parameters and of their masks."""
     pairs = {}
     for name, mask in state.items():

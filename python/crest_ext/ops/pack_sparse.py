@@ -74,37 +74,66 @@ def pack_sparse(weight: Tensor, dtype: torch.dtype = torch.float32) -> PackedSpa
     _require(weight.dim() == 2, f"weight must have 2 dimensions, got {tuple(weight.shape)}", "pack_sparse")
     _require(weight.is_floating_point(), f"weight must be floating, got {weight.dtype}", "pack_sparse")
     _require(dtype in VALUES, f"dtype must be float32, bfloat16 or float16, got {dtype}", "pack_sparse")
-    device, dense = weight.device, weight.detach().to("cpu", dtype)
-    m, k = dense.shape
-    blocks, height, tiles = _grid(m, k)
-    pad = (0, tiles * TILE - k, 0, blocks * height - m)
-    kept = F.pad(dense != 0, pad).view(blocks, height, tiles, TILE)
+    m, k = weight.shape
+    blocks = [pack_block(weight[begin:end], m, dtype) for begin, end in blocks_of_rows(m)]
+    return join_blocks(blocks, m, k, dtype, weight.device)
 
-    # Each cell's rows by their non-zeros, the most first, and sixteen of them a slice: (blocks, tiles, height / 16).
+
+class PackedBlock(NamedTuple):
+    """Some rows of a packed weight, with sizes where `PackedSparse` has offsets."""
+
+    values: Tensor
+    columns: Tensor
+    rows: Tensor
+    steps: Tensor
+    slices: Tensor
+
+
+def blocks_of_rows(m: int) -> list[tuple[int, int]]:
+    """The first row and the end of each block, which is packed by itself."""
+    blocks, height, _ = _grid(m, 0)
+    return [(block * height, min((block + 1) * height, m)) for block in range(blocks)]
+
+
+def pack_block(weight: Tensor, m: int, dtype: torch.dtype) -> PackedBlock:
+    """One of `blocks_of_rows(m)`. Memory in proportion to the block's elements is needed here, and nowhere else."""
+    _, height, tiles = _grid(m, weight.shape[1])
+    dense = weight.detach().to("cpu", dtype)
+    pad = (0, tiles * TILE - dense.shape[1], 0, height - dense.shape[0])
+    kept = F.pad(dense != 0, pad).view(height, tiles, TILE)
+
+    # Each cell's rows by their non-zeros, the most first, and sixteen of them a slice: (tiles, height / 16).
     counts = kept.sum(-1)
-    order = counts.transpose(1, 2).argsort(dim=-1, descending=True, stable=True)
-    length = counts.transpose(1, 2).gather(-1, order)[..., ::SLICE]
+    order = counts.t().argsort(dim=-1, descending=True, stable=True)
+    length = counts.t().gather(-1, order)[..., ::SLICE]
     there = length > 0
-    rows = order.view(blocks, tiles, height // SLICE, SLICE)[there]
-    steps, slices = _offsets(length[there]), _offsets(there.sum(-1).flatten())
+    rows = order.view(tiles, height // SLICE, SLICE)[there]
     first = torch.zeros_like(length)
-    first[there] = steps[:-1]
+    first[there] = _offsets(length[there])[:-1]
 
     # Each non-zero's place; in the order of `nonzero`, those of one row and tile are neighbours.
-    block, row, tile, column = kept.nonzero(as_tuple=True)
+    row, tile, column = kept.nonzero(as_tuple=True)
     per_row = counts.flatten()
     nth = torch.arange(len(row)) - (per_row.cumsum(0) - per_row).repeat_interleave(per_row)
-    rank = order.argsort(-1)[block, tile, row]
-    place = (first[block, tile, rank // SLICE] + nth) * SLICE + rank % SLICE
+    rank = order.argsort(-1)[tile, row]
+    place = (first[tile, rank // SLICE] + nth) * SLICE + rank % SLICE
 
-    values = torch.zeros(int(steps[-1]), SLICE, dtype=dtype)
-    values.view(-1)[place] = dense[block * height + row, tile * TILE + column]
+    values = torch.zeros(int(length.sum()), SLICE, dtype=dtype)
+    values.view(-1)[place] = dense[row, tile * TILE + column]
     # Padding is 0 times a column that the row dropped: a NaN there would be one in a dense product as well.
-    dropped = F.pad(dense != 0, pad, value=True).view_as(kept).byte().argmin(-1).transpose(1, 2).gather(-1, order)
-    columns = dropped.view(blocks, tiles, height // SLICE, SLICE)[there].repeat_interleave(length[there], 0).byte()
+    dropped = F.pad(dense != 0, pad, value=True).view_as(kept).byte().argmin(-1).t().gather(-1, order)
+    columns = dropped.view(tiles, height // SLICE, SLICE)[there].repeat_interleave(length[there], 0).byte()
     columns.view(-1)[place] = column.byte()
-    values, columns, rows = values.to(device), columns.to(device), rows.byte().to(device)
-    return PackedSparse(values, columns, rows, steps.int().to(device), slices.int().to(device), m, k)
+    return PackedBlock(values, columns, rows.byte(), length[there], there.sum(-1))
+
+
+def join_blocks(blocks: list[PackedBlock], m: int, k: int, dtype: torch.dtype, device: torch.device) -> PackedSparse:
+    """All blocks of a weight (m, k), in their order."""
+    empty, none = torch.zeros(0, SLICE, dtype=torch.uint8), torch.zeros(0, dtype=torch.long)
+    blocks = [PackedBlock(empty.to(dtype), empty, empty, none, none), *blocks]
+    values, columns, rows, steps, slices = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+    offsets = [_offsets(counts).int().to(device) for counts in (steps, slices)]
+    return PackedSparse(values.to(device), columns.to(device), rows.to(device), offsets[0], offsets[1], m, k)
 
 
 def unpack_sparse(packed: PackedSparse) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from crest_ext.nn.layers import layers
 from crest_ext.rewrite.materialize import materialize
-from crest_ext.rewrite.replace import Model, reason_not_to_replace, replace_layers
+from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
 
 
 def decompose(model: Model) -> Model:

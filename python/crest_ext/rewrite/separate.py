@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crest_ext.nn import DepthwiseConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.rewrite.materialize import materialize
-from crest_ext.rewrite.replace import Model, reason_not_to_replace, replace_layers
+from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
 
 
 @dataclass(frozen=True)

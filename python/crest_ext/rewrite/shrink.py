@@ -21,7 +21,7 @@ from crest_ext.rewrite.follow import follow
 from crest_ext.rewrite.hand_over import Take, hand_over
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.narrow import empty, narrow, narrow_by_channel
-from crest_ext.rewrite.replace import replace_layers
+from crest_ext.nn.replace import replace_layers
 from crest_ext.rewrite.shapes import drop_shapes
 
 Model = TypeVar("Model", bound=nn.Module)
