@@ -18,7 +18,9 @@ from crest_ext.ops.pack_sparse import blocks_of_rows, join_blocks, pack_block
 def network() -> nn.Sequential:
     """A convolution, BatchNorm, and three Linear of more than one block of rows; the last one is dense."""
     conv, norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
-    return nn.Sequential(conv, norm, nn.Flatten(), nn.Linear(128, 600), nn.Linear(600, 300, bias=False), nn.Linear(300, 7))
+    return nn.Sequential(
+        conv, norm, nn.Flatten(), nn.Linear(128, 600), nn.Linear(600, 300, bias=False), nn.Linear(300, 7)
+    )
 
 
 @pytest.fixture
@@ -39,7 +41,14 @@ def test_computes_the_network(saved: tuple[nn.Sequential, Path], device: str) ->
         empty = network().eval()
     empty[5].weight.requires_grad_(False)
     loaded, x = load_packed(empty, path), torch.randn(2, 3, 4, 4)
-    assert [type(m) for m in loaded] == [SparseConv2d, nn.BatchNorm2d, nn.Flatten, SparseLinear, SparseLinear, nn.Linear]
+    assert [type(m) for m in loaded] == [
+        SparseConv2d,
+        nn.BatchNorm2d,
+        nn.Flatten,
+        SparseLinear,
+        SparseLinear,
+        nn.Linear,
+    ]
     assert loaded is empty and not loaded[3].training
     with torch.no_grad():
         torch.testing.assert_close(loaded(x), model(x))
@@ -125,15 +134,15 @@ class Positions(nn.Linear):
 
 def test_refuses(saved: tuple[nn.Sequential, Path], tmp_path: Path) -> None:
     _, path = saved
-    with pytest.raises(ValueError, match=r"load_packed: most_kept must be in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"load_packed: most_kept must be in \[0, 1\], got 1\.5"):
         load_packed(network(), path, most_kept=1.5)
-    with pytest.raises(ValueError, match="names must be those of the model, got missing 6.weight, 6.bias"):
+    with pytest.raises(ValueError, match=r"names must be those of the model, got missing 6\.weight, 6\.bias"):
         load_packed(network().append(nn.Linear(7, 7)), path)
-    with pytest.raises(ValueError, match="names must be those of the model, got unexpected 5.bias, 5.weight"):
+    with pytest.raises(ValueError, match=r"names must be those of the model, got unexpected 5\.bias, 5\.weight"):
         load_packed(network()[:5], path)
     other = network()
     other[5] = nn.Linear(300, 8)
-    with pytest.raises(ValueError, match=r"tensor '5.bias' must have the shape of the model's, \(8,\), got \(7,\)"):
+    with pytest.raises(ValueError, match=r"tensor '5\.bias' must have the shape of the model's, \(8,\), got \(7,\)"):
         load_packed(other, path)
     with pytest.raises(ValueError, match="load_packed: model must be the plain network, got one with mask"):
         load_packed(MaskedLinear(3, 3), path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -94,17 +94,17 @@ class Source:
         return self._filled[key]
 
     def fill(self, module: nn.Module) -> None:
-        own: dict[str, Tensor | None]
-        for own in (module._parameters, module._buffers):  # type: ignore[assignment]
+        tensors: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for own in tensors:
             for name, tensor in own.items():
-                if id(tensor) in self.names:
+                if tensor is not None and id(tensor) in self.names:
                     own[name] = self.filled(tensor)
 
 
 def sparse(
     layer: nn.Linear | nn.Conv2d, source: Source, dtype: torch.dtype, most_kept: float
 ) -> SparseLinear | SparseConv2d | None:
-    """The layer on its weight in the file, or None: it has more non-zeros, or pads in a way that a sparse one cannot."""
+    """The layer on its weight in the file, or None: it has more non-zeros, or pads as sparse ones cannot."""
     most = most_kept * layer.weight.numel()
     if isinstance(layer, nn.Conv2d):  # whose weights are small
         if SparseConv2d.refusal(layer) or not layer.weight.numel():

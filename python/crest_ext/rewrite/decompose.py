@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from crest_ext.nn.layers import layers
-from crest_ext.rewrite.materialize import materialize
 from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
+from crest_ext.rewrite.materialize import materialize
 
 
 def decompose(model: Model) -> Model:

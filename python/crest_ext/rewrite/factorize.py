@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from crest_ext.nn.layers import layers
+from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
 from crest_ext.ops.truncated_svd import rank_of, singular_values, truncated_svd
 from crest_ext.rewrite.materialize import materialize
-from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from crest_ext.nn import DepthwiseConv2d
 from crest_ext.nn.layers import layers
-from crest_ext.rewrite.materialize import materialize
 from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
+from crest_ext.rewrite.materialize import materialize
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from torch.utils import _pytree as pytree
 
 from crest_ext.nn import DepthwiseConv2d, LoweredConv2d, ZeroConv2d
 from crest_ext.nn.layers import layers
+from crest_ext.nn.replace import replace_layers
 from crest_ext.rewrite.channels import Channels, Use
 from crest_ext.rewrite.follow import follow
 from crest_ext.rewrite.hand_over import Take, hand_over
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.narrow import empty, narrow, narrow_by_channel
-from crest_ext.nn.replace import replace_layers
 from crest_ext.rewrite.shapes import drop_shapes
 
 Model = TypeVar("Model", bound=nn.Module)
