@@ -136,6 +136,8 @@ def test_refuses(saved: tuple[nn.Sequential, Path], tmp_path: Path) -> None:
     _, path = saved
     with pytest.raises(ValueError, match=r"load_packed: most_kept must be in \[0, 1\], got 1\.5"):
         load_packed(network(), path, most_kept=1.5)
+    with pytest.raises(ValueError, match=r"load_packed: dtype must be float32, bfloat16 or float16, got torch\.int8"):
+        load_packed(network(), path, torch.int8)
     with pytest.raises(ValueError, match=r"names must be those of the model, got missing 6\.weight, 6\.bias"):
         load_packed(network().append(nn.Linear(7, 7)), path)
     with pytest.raises(ValueError, match=r"names must be those of the model, got unexpected 5\.bias, 5\.weight"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +11,9 @@ from crest_ext.container.models import masks_in, require_names, require_shape
 from crest_ext.container.reader import Reader, StrPath, safe_open
 from crest_ext.nn import SparseConv2d, SparseLinear
 from crest_ext.nn.layers import layers
-from crest_ext.nn.replace import reason_not_to_replace, replace_layers
+from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
 from crest_ext.ops import PackedSparse
-from crest_ext.ops.pack_sparse import blocks_of_rows, join_blocks, pack_block
-
-Model = TypeVar("Model", bound=nn.Module)
+from crest_ext.ops.pack_sparse import VALUES, blocks_of_rows, join_blocks, pack_block
 
 
 def load_packed(model: Model, path: StrPath, dtype: torch.dtype = torch.float32, most_kept: float = 0.5) -> Model:
@@ -34,25 +32,28 @@ def load_packed(model: Model, path: StrPath, dtype: torch.dtype = torch.float32,
         model: the plain network, changed in place. What is on the meta device goes to the CPU.
         path: of the file.
         dtype: of the packed values: float32, bfloat16 or float16. Half precision rounds.
-        most_kept: share of non-zeros in a weight up to which its layer becomes sparse. One that is not float32, shares
-            its weight, has hooks or does not pad evenly with zeros stays dense.
+        most_kept: in [0, 1]; share of non-zeros in a weight up to which its layer becomes sparse. One that is not
+            float32, shares its weight, has hooks or does not pad evenly with zeros stays dense.
 
     Returns:
         The model, or what stands for it if it is one layer itself.
 
     Raises:
-        ValueError: most_kept is not in [0, 1]; a name or a shape is not the model's; the model is masked, or has on
-            the meta device what no file holds; what `safe_open` raises.
+        ValueError: dtype or most_kept is not as above; a name or a shape is not the model's; the model is
+            masked, or has on the meta device what no file holds; what `safe_open` raises.
     """
+    if dtype not in VALUES:
+        raise ValueError(f"load_packed: dtype must be float32, bfloat16 or float16, got {dtype}")
     if not 0 <= most_kept <= 1:
         raise ValueError(f"load_packed: most_kept must be in [0, 1], got {most_kept}")
     state = model.state_dict(keep_vars=True)
     if masks := masks_in(state):
         raise ValueError(f"load_packed: model must be the plain network, got one with {', '.join(masks.values())}")
     with safe_open(path) as file:
-        names = {id(state[name]): name for name in file.keys() if name in state}  # noqa: SIM118 (not a dict)
+        held = file.keys()
+        names = {id(state[name]): name for name in held if name in state}
         missing = [name for name, tensor in state.items() if id(tensor) not in names]
-        require_names(path, missing, [name for name in file.keys() if name not in state])  # noqa: SIM118
+        require_names(path, missing, [name for name in held if name not in state])
         for name in names.values():
             require_shape(path, name, state[name].shape, file.entry(name).shape)
         source = Source(file, names)
