@@ -3,7 +3,7 @@
     python bench/sparsity.py
 
 One thread, all of a point interleaved. Writes docs/sparsity.json, and docs/sparsity.svg from it; --draw draws again
-what was measured. About two minutes; needs matplotlib (`pip install --group picture`).
+what was measured. Under a minute; needs matplotlib (`pip install --group picture`).
 """
 
 from __future__ import annotations
