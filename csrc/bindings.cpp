@@ -2,10 +2,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "codec/mixed.h"
 #include "codec/tensor.h"
 #include "isa.h"
 
@@ -57,6 +59,43 @@ void decode_tensor(const py::buffer& payload, const py::buffer& out, const std::
                               n, f);
 }
 
+using Sizes = std::vector<std::array<size_t, 3>>;  // rows, columns and group of each matrix
+
+py::bytes encode_mixed(const py::buffer& integers, const Sizes& sizes) {
+  const py::buffer_info info = integers.request();
+  if (info.ndim != 1 || info.format != py::format_descriptor<int16_t>::format() || info.strides[0] != info.itemsize)
+    throw std::invalid_argument("integers must be contiguous int16");
+  std::vector<crest::codec::Matrix> matrices;
+  size_t left = size_t(info.size);
+  for (const auto& [rows, columns, group] : sizes) {
+    if (rows == 0 || columns == 0 || rows > left / columns || group == 0 || columns % group)
+      throw std::invalid_argument("sizes must be rows, columns and group of matrices that have all integers");
+    left -= rows * columns;
+    matrices.push_back({rows, columns, group});
+  }
+  if (left) throw std::invalid_argument("sizes must be rows, columns and group of matrices that have all integers");
+  std::vector<uint8_t> payload;
+  {
+    py::gil_scoped_release release;
+    payload = crest::codec::encode_mixed(static_cast<const int16_t*>(info.ptr), matrices);
+  }
+  return py::bytes(reinterpret_cast<const char*>(payload.data()), payload.size());
+}
+
+std::vector<size_t> decode_mixed(const py::buffer& payload, const py::buffer& out, size_t matrices) {
+  const py::buffer_info from = payload.request(), to = out.request(/*writable=*/true);
+  if (from.ndim != 1 || from.itemsize != 1 || from.strides[0] != 1)
+    throw std::invalid_argument("payload must be contiguous bytes");
+  if (to.ndim != 1 || to.format != py::format_descriptor<int16_t>::format() || to.strides[0] != to.itemsize)
+    throw std::invalid_argument("out must be contiguous int16");
+  py::gil_scoped_release release;
+  std::vector<size_t> counts;
+  for (const auto& m : crest::codec::decode_mixed(static_cast<const uint8_t*>(from.ptr), size_t(from.size),
+                                                  static_cast<int16_t*>(to.ptr), size_t(to.size), matrices))
+    counts.push_back(m.rows * m.columns);
+  return counts;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -70,6 +109,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_active_isa", [](const std::string& isa) { crest::set_active_isa(isa.c_str()); }, py::arg("isa"));
   m.def("encode_tensor", encode_tensor, py::arg("data"), py::arg("kind"), py::arg("itemsize"), py::arg("columns"));
   m.def("decode_tensor", decode_tensor, py::arg("payload"), py::arg("out"), py::arg("kind"), py::arg("itemsize"));
+  m.def("encode_mixed", encode_mixed, py::arg("integers"), py::arg("sizes"));
+  m.def("decode_mixed", decode_mixed, py::arg("payload"), py::arg("out"), py::arg("matrices"));
   m.attr("version") = CREST_VERSION;
   m.attr("compiler") = __VERSION__;
 #ifdef CREST_CUDA

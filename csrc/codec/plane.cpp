@@ -98,7 +98,8 @@ Plane::Classes classify(const Counts& kept, uint64_t each) {
   return best;
 }
 
-// The distance, up to 63 or one row, at which a bit tells most of another; by the first million bits.
+}  // namespace
+
 uint64_t find_lag(const Bits& bits, uint64_t columns) {
   const uint64_t n = std::min(bits.size, kSample);
   std::vector<uint64_t> words(n / 64 + 2);  // the first is 0
@@ -123,8 +124,6 @@ uint64_t find_lag(const Bits& bits, uint64_t columns) {
   }
   return best;
 }
-
-}  // namespace
 
 Plane Plane::fit(const Bits& bits, uint64_t columns) {
   Plane full;

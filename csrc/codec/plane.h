@@ -21,6 +21,10 @@ class Bits {
   Bytes bytes_;
 };
 
+// The distance, up to 63 or one row, at which a bit tells most of another; by the first million bits. The margin of the
+// bits is Plane::margin(columns). 0 if there are too few.
+uint64_t find_lag(const Bits& bits, uint64_t columns);
+
 class Plane {
  public:
   // The model that codes the bits in the fewest bytes. `columns` divides their number; their margin is margin(columns).

@@ -7,6 +7,7 @@
 #include <random>
 #include <stdexcept>
 
+#include "codec/mixed.h"
 #include "codec/tensor.h"
 
 using crest::codec::Format;
@@ -21,10 +22,13 @@ struct Input {
 
 // An input is its format, its number of elements less one (2 bytes), the columns, and the payload.
 constexpr size_t kHead = 4;
+constexpr uint8_t kMixed = 0x80;  // in the first byte: the payload is one of mixed.h, of columns % 8 matrices
 
 Input parse(const uint8_t* data) {
-  Input in{{Format::Kind(data[0] % 3), 1 << data[0] / 3 % 4}, (data[1] | data[2] << 8) % 8192 + 1u, data[3] + 1u};
-  if (in.n % in.columns) in.columns = in.n;
+  Input in{{Format::Kind(data[0] % 128 % 3), 1 << data[0] % 128 / 3 % 4},
+           (data[1] | data[2] << 8) % 8192 + 1u,
+           data[3] + 1u};
+  if (in.n % in.columns && !(data[0] & kMixed)) in.columns = in.n;
   if (in.format.kind == Format::boolean) in.format.bytes = 1;
   return in;
 }
@@ -41,11 +45,32 @@ void require(bool holds, const char* what) {
   std::abort();
 }
 
+std::vector<int16_t> unmixed(const Bytes& payload, const Input& in, uint64_t count,
+                             std::vector<crest::codec::Matrix>& matrices) {
+  std::vector<int16_t> out(in.n);
+  matrices = crest::codec::decode_mixed(payload.data(), payload.size(), out.data(), in.n, count);
+  return out;
+}
+
+bool run_mixed(const Bytes& payload, const Input& in) {
+  std::vector<crest::codec::Matrix> matrices;
+  std::vector<int16_t> out;
+  try {
+    out = unmixed(payload, in, in.columns % 8, matrices);
+  } catch (const std::invalid_argument&) {
+    return false;
+  }
+  const Bytes again = crest::codec::encode_mixed(out.data(), matrices);
+  require(unmixed(again, in, matrices.size(), matrices) == out, "integers must be encoded without loss");
+  return true;
+}
+
 // Whether the payload was accepted. What was accepted survives the way through encoder and decoder.
 bool run(const uint8_t* data, size_t size) {
   if (size < kHead) return false;
   const Input in = parse(data);
   const Bytes payload(data + kHead, data + size);  // its own memory: the sanitizer sees one byte too many
+  if (data[0] & kMixed) return run_mixed(payload, in);
   Bytes out;
   try {
     out = decoded(payload, in);
@@ -95,10 +120,36 @@ void mutate(Bytes& b) {
   }
 }
 
+// A head, and the payload of random matrices.
+Bytes mixed_seed(Bytes head) {
+  Input in = parse(head.data());
+  const uint64_t count = 1 + below(4), most = below(4) ? 1 + below(8) : crest::codec::kMaxInteger, keep = below(101);
+  std::vector<crest::codec::Matrix> matrices;
+  in.n = 0;
+  for (uint64_t i = 0; i < count; ++i) {
+    const uint64_t group = below(2) ? 1 : 1 + below(9);
+    const bool as_before = i > 0 && below(2);
+    matrices.push_back(as_before ? matrices.back()
+                                 : crest::codec::Matrix{1 + below(18), group * (1 + below(12)), group});
+    in.n += matrices.back().rows * matrices.back().columns;
+  }
+  std::vector<int16_t> data(in.n);
+  for (int16_t& v : data)
+    if (below(100) < keep) v = int16_t(int64_t(below(2 * most + 1)) - int64_t(most));
+  const Bytes payload = crest::codec::encode_mixed(data.data(), matrices);
+  require(unmixed(payload, in, count, matrices) == data, "integers must come back");
+  head[1] = uint8_t(in.n - 1);
+  head[2] = uint8_t((in.n - 1) >> 8);
+  head[3] = uint8_t(count - 1);
+  head.insert(head.end(), payload.begin(), payload.end());
+  return head;
+}
+
 // A head, and the payload of a random tensor.
 Bytes seed() {
   Bytes head(kHead);
   for (uint8_t& b : head) b = uint8_t(random_bits());
+  if (head[0] & kMixed) return mixed_seed(head);
   if (below(2)) head[2] = 0;
   const Input in = parse(head.data());
   const Bytes data = tensor(in);
@@ -154,10 +205,27 @@ int main(int, char** argv) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(int64_t(1000 * std::atof(argv[1])));
   random_bits.seed(std::strtoull(argv[2], nullptr, 10));
   uint64_t tensors = 0, inputs = 0, accepted = 0;
+  const auto mutants = [&](const Bytes& input) {
+    for (int k = 0; k < 50; ++k, ++inputs) {
+      Bytes mutant = input;
+      mutate(mutant);
+      accepted += run(mutant.data(), mutant.size());
+    }
+  };
   while (std::chrono::steady_clock::now() < end) {
+    if (below(2)) {
+      Bytes head(kHead);
+      head[0] = kMixed;
+      const Bytes input = mixed_seed(head);
+      require(run(input.data(), input.size()), "what was encoded must be accepted");
+      mutants(input);
+      ++tensors;
+      continue;
+    }
     // A few large ones take four lanes.
     Bytes head(kHead);
     for (uint8_t& b : head) b = uint8_t(random_bits());
+    head[0] &= uint8_t(~kMixed);
     if (below(2)) head[2] = 0;
     Input in = parse(head.data());
     if (below(64) == 0) in.n = in.columns = 1 << 16;
@@ -172,11 +240,7 @@ int main(int, char** argv) {
       run(part.data(), part.size());
     }
     payload.insert(payload.begin(), head.begin(), head.end());
-    for (int k = 0; k < 50; ++k, ++inputs) {
-      Bytes input = payload;
-      mutate(input);
-      accepted += run(input.data(), input.size());
-    }
+    mutants(payload);
   }
   std::printf("%llu tensors, %llu inputs, %llu accepted\n", (unsigned long long)tensors, (unsigned long long)inputs,
               (unsigned long long)accepted);

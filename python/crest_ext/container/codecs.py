@@ -5,7 +5,9 @@ The sparse codec is only read: rans makes smaller payloads.
 
 from __future__ import annotations
 
+import math
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,20 +15,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from crest_ext import _C
-from crest_ext.container import scaled
+from crest_ext.container import mixed, scaled
 from crest_ext.container.fields import Cursor, varint
-from crest_ext.container.index import DEFLATED, EXPANSION, RANS, RAW, SCALED, SPARSE, Stream
+from crest_ext.container.index import DEFLATED, EXPANSION, MIXED, MIXED_EXPANSION, RANS, RAW, SCALED, SPARSE, Stream
 
 Bytes = NDArray[np.uint8]
 LARGE = 1 << 20  # bytes, from which on no time is spent on trying
+SLOW = 0.99  # A payload that decodes ten times as slowly has to be so much smaller.
 LOOK = 1 << 15  # elements: their planes are as long as deflate's memory
 
 
-def encode(tensor: Tensor, columns: int | None = None) -> tuple[int, bytes | memoryview]:
-    """The smallest payload of a tensor: its codec and its bytes. Rows of `columns`, by default those of the tensor."""
+def encode(*tensors: Tensor) -> tuple[int, bytes | memoryview]:
+    """The smallest payload of the elements of tensors of one dtype: its codec and its bytes."""
+    tensor, columns = joined(tensors)
     if not tensor.numel():
         return RAW, b""
-    columns = columns or row(tensor)
     data, coded = _coded(tensor, columns)
     itemsize = tensor.dtype.itemsize
     if tensor.dtype == torch.bool:
@@ -42,16 +45,40 @@ def encode(tensor: Tensor, columns: int | None = None) -> tuple[int, bytes | mem
     quick = len(zlib.compress(start.data, 1)) * data.nbytes / start.nbytes
     if quick < min(len(payload) for _, payload in choices):
         choices.append((DEFLATED, _deflate(_shuffle(data, itemsize))))
-    return min(choices, key=lambda choice: len(choice[1]))
+    best = min(choices, key=lambda choice: len(choice[1]))
+    return _or_mixed(best, len(best[1]), tensors)
 
 
-def estimate(tensor: Tensor, columns: int) -> tuple[int, int]:
+def estimate(*tensors: Tensor) -> tuple[int, int]:
     """A codec and about the bytes of its payload, at most so many, sooner than by encoding with every codec."""
+    tensor, columns = joined(tensors)
     if not tensor.numel():
         return RAW, 0
     data, coded = _coded(tensor, columns)
     sizes = [(RAW, data.nbytes), *((codec, len(payload)) for codec, payload in coded)]
-    return min(sizes, key=lambda size: size[1])
+    codec, size = min(sizes, key=lambda size: size[1])
+    codec, payload = _or_mixed((codec, b""), size, tensors)
+    return codec, len(payload) or size
+
+
+def _or_mixed(
+    best: tuple[int, bytes | memoryview], size: int, tensors: Sequence[Tensor]
+) -> tuple[int, bytes | memoryview]:
+    """The mixed payload, if there is one that pays for its time and a reader accepts, or the best of so many bytes."""
+    payload = mixed.encode(tensors)
+    if payload is None or len(payload) >= SLOW * size:
+        return best
+    numel, itemsize = sum(t.numel() for t in tensors), tensors[0].dtype.itemsize
+    fits = numel <= min(MIXED_EXPANSION, EXPANSION // itemsize) * len(payload)
+    return (MIXED, payload) if fits else best
+
+
+def joined(tensors: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """The elements of several tensors, one after another, and the columns in which they are alike."""
+    if len(tensors) == 1:
+        return tensors[0], row(tensors[0])
+    flat = torch.cat([t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in tensors])  # in any dtype
+    return flat.view(tensors[0].dtype), math.gcd(*(row(t) for t in tensors)) or 1
 
 
 def _coded(tensor: Tensor, columns: int) -> tuple[Bytes, list[tuple[int, bytes]]]:
@@ -78,6 +105,9 @@ def decode(stream: Stream, payload: bytearray | memoryview, out: Tensor, where: 
         return
     if stream.codec == SCALED:
         scaled.decode(payload, out, where)
+        return
+    if stream.codec == MIXED:
+        mixed.decode(payload, out, where)
         return
     data: bytearray | memoryview | Bytes = payload
     itemsize = 1 if stream.dtype == torch.bool else stream.dtype.itemsize

@@ -27,10 +27,12 @@ DTYPES = {
     14: torch.float8_e5m2,
 }
 DTYPE_IDS = {dtype: number for number, dtype in DTYPES.items()}
-RAW, DEFLATED, SPARSE, RANS, SCALED = range(5)
-CODECS = {RAW: "raw", DEFLATED: "deflated", SPARSE: "sparse", RANS: "rans", SCALED: "scaled"}
+RAW, DEFLATED, SPARSE, RANS, SCALED, MIXED = range(6)
+CODECS = {RAW: "raw", DEFLATED: "deflated", SPARSE: "sparse", RANS: "rans", SCALED: "scaled", MIXED: "mixed"}
 
 EXPANSION = 1032  # What deflate can reach; rans could do more. No stream may be larger than this times its payload.
+MIXED_DTYPES = tuple(DTYPES[i] for i in (0, 1, 4, 5, 6, 7, 8, 12))
+MIXED_EXPANSION = EXPANSION // 4  # elements a byte: decoding one takes long, whatever its bytes
 MAX_RANK = 64
 MAX_BYTES = 1 << 62
 
@@ -127,6 +129,13 @@ def check_stream(stream: Stream, end: int, where: str) -> Stream:
         refuse(where, "a bool tensor must not be sparse")
     if stream.codec == SCALED and stream.dtype not in (torch.float32, torch.float64):
         refuse(where, f"a scaled tensor must be float32 or float64, got {str(stream.dtype).removeprefix('torch.')}")
+    if stream.codec == MIXED and stream.dtype not in MIXED_DTYPES:
+        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in MIXED_DTYPES)
+        refuse(where, f"a mixed tensor must be {allowed}, got {str(stream.dtype).removeprefix('torch.')}")
+    if stream.codec == MIXED and stream.numel > MIXED_EXPANSION * length:
+        refuse(
+            where, f"mixed must have at most {MIXED_EXPANSION} elements a byte, got {stream.numel} in {length} bytes"
+        )
     if nbytes > EXPANSION * length:
         refuse(where, f"must be at most {EXPANSION} times its {length} bytes, got {nbytes}")
     return stream

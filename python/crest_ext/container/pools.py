@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from crest_ext.container import codecs
@@ -25,14 +23,6 @@ class Pool:
     names: tuple[str, ...]
     cost: int = 0
     codec: int = RAW
-
-
-def joined(tensors: Sequence[Tensor]) -> tuple[Tensor, int]:
-    """The elements of several tensors, one after another, and the columns in which they are alike."""
-    if len(tensors) == 1:
-        return tensors[0], codecs.row(tensors[0])
-    flat = torch.cat([t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in tensors])  # in any dtype
-    return flat.view(tensors[0].dtype), math.gcd(*(codecs.row(t) for t in tensors)) or 1
 
 
 def blocks(tensor: Tensor) -> list[Tensor]:
@@ -71,7 +61,7 @@ def plan(tensors: Mapping[str, Tensor], threads: int) -> list[tuple[str, ...]]:
 def _try(names: Iterable[str], tensors: Mapping[str, Tensor]) -> Pool:
     """These in one stream."""
     names = tuple(sorted(names, key=str.encode))
-    codec, size = codecs.estimate(*joined([tensors[n] for n in names]))
+    codec, size = codecs.estimate(*(tensors[n] for n in names))
     return Pool(names, ROW + size, codec)
 
 

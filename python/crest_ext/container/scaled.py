@@ -49,9 +49,9 @@ def factor(flat: Tensor) -> tuple[Tensor, Tensor] | None:
             if not max(-least, most) < LARGEST:  # or NaN
                 continue
             integers = floats.int()  # and no -0.0
-            if torch.equal(_product(integers, scale).view(words), flat.view(words)):
+            if torch.equal(product(integers, scale).view(words), flat.view(words)):
                 width = next(w for w in WIDTHS if -(1 << (8 * w - 1)) <= least and most < 1 << (8 * w - 1))
-                return (scale, integers.to(WIDTHS[width])) if _fits(scale, width) else None
+                return (scale, integers.to(WIDTHS[width])) if fits(scale, width) else None
     return None
 
 
@@ -69,11 +69,11 @@ def decode(payload: bytearray | memoryview, out: Tensor, where: str) -> None:
     width = cursor.take(1, "width")[0]
     if width not in WIDTHS:
         refuse(where, f"width must be 1, 2 or 4, got {width}")
-    if not _fits(scale, width):
+    if not fits(scale, width):
         refuse(where, f"scale must be a normal number > 0 of finite products, got {scale.item()}")
     integers = torch.empty(len(out), dtype=WIDTHS[width])
     rans(cursor.take(cursor.left, "integers"), integers, "int", where)
-    out.copy_(_product(integers, scale))
+    out.copy_(product(integers, scale))
 
 
 def rans(payload: bytes | bytearray | memoryview, out: Tensor, kind: _C.Kind, where: str) -> None:
@@ -84,12 +84,12 @@ def rans(payload: bytes | bytearray | memoryview, out: Tensor, kind: _C.Kind, wh
         raise ValueError(f"{where}: {error}") from None
 
 
-def _product(integers: Tensor, scale: Tensor) -> Tensor:
+def product(integers: Tensor, scale: Tensor) -> Tensor:
     """Rounded once: the integers are exact in the dtype of the scale."""
     return integers.to(scale.dtype) * scale
 
 
-def _fits(scale: Tensor, width: int) -> bool:
+def fits(scale: Tensor, width: int) -> bool:
     """No product is subnormal, which a processor may be told to flush to 0, or infinite."""
     limits = torch.finfo(scale.dtype)
     return limits.tiny <= scale.item() <= limits.max / 2.0 ** (8 * width - 1)

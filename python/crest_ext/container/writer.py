@@ -19,7 +19,7 @@ from crest_ext.container.fields import MAX_TEXT
 from crest_ext.container.frame import HEADER, MAGIC, VERSION
 from crest_ext.container.index import DTYPE_IDS, MAX_RANK, Stream
 from crest_ext.container.parallel import in_order, workers
-from crest_ext.container.pools import blocks, joined, plan
+from crest_ext.container.pools import blocks, plan
 
 
 def write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -42,7 +42,7 @@ def write(file: BinaryIO, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
 
     def encode(part: tuple[tuple[str, ...], int, list[Tensor]]) -> tuple[tuple[str, ...], int, Stream, bytes]:
         names, k, some = part
-        codec, payload = codecs.encode(*joined(some))
+        codec, payload = codecs.encode(*some)
         numel = sum(t.numel() for t in some)
         return names, k, Stream(some[0].dtype, codec, numel, len(payload), zlib.crc32(payload)), bytes(payload)
 
