@@ -45,6 +45,30 @@ def test_loader_permutes_every_epoch_anew_and_repeats_with_its_seed() -> None:
         assert torch.equal(x.view(-1), y.float())
 
 
+def test_loader_shifts_each_image_by_itself() -> None:
+    x = torch.zeros(200, 2, 5, 6)
+    x[:, :, 2, 3] = torch.arange(1.0, 401).view(200, 2)
+    split = data.Split(x, torch.arange(200))
+    ((moved, y),) = Loader(split, 200, shift=1)
+    places = moved[:, 0].nonzero()
+    assert torch.equal(y, split.y)
+    assert torch.equal(moved.sum((2, 3)), x.sum((2, 3)))
+    assert torch.equal((moved[:, 0] > 0), (moved[:, 1] > 0))
+    assert len(torch.unique(places[:, 1:], dim=0)) == 9
+    assert {tuple(place) for place in places[:, 1:].tolist()} == {(r, c) for r in (1, 2, 3) for c in (2, 3, 4)}
+    first, again, other = (next(iter(Loader(split, 50, shuffle=True, seed=s, shift=2)))[0] for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    ((away, _),) = Loader(data.Split(torch.ones(99, 1, 3, 3), torch.zeros(99)), 99, shift=1)
+    assert away.sum((1, 2, 3)).unique().tolist() == [4, 6, 9]  # what leaves the image is lost, and zeros enter
+
+
+@pytest.mark.parametrize(("x", "shift"), [((9, 1, 4, 4), -1), ((9, 1, 4, 5), 4), ((9, 16), 1), ((9, 4, 4), 1)])
+def test_loader_refuses_shifts(x: tuple[int, ...], shift: int) -> None:
+    with pytest.raises(ValueError, match=f"^Loader: shift must be 0, or of images .* got {shift} for "):
+        Loader(data.Split(torch.zeros(x), torch.zeros(9)), 3, shift=shift)
+
+
 def test_loader_refuses() -> None:
     with pytest.raises(ValueError, match=r"^Loader: batch_size must be at least 1, got 0$"):
         Loader(counting(10), 0)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Split(NamedTuple):
@@ -33,15 +34,20 @@ class Loader:
         split: what to batch.
         batch_size: samples in a batch.
         shuffle: a new permutation every epoch, and no last batch that is smaller.
-        seed: of the permutations; the n-th epoch of two loaders with one seed is the same.
+        seed: of the permutations and shifts; the n-th epoch of two loaders with one seed is the same.
+        shift: pixels by which each image is shifted at most, each way and anew every time; what enters it is 0.
     """
 
-    def __init__(self, split: Split, batch_size: int, shuffle: bool = False, seed: int = 0) -> None:
+    def __init__(self, split: Split, batch_size: int, shuffle: bool = False, seed: int = 0, shift: int = 0) -> None:
         if batch_size < 1:
             raise ValueError(f"Loader: batch_size must be at least 1, got {batch_size}")
         if shuffle and batch_size > len(split.x):
             raise ValueError(f"Loader: batch_size must be at most the {len(split.x)} samples, got {batch_size}")
-        self.split, self.batch_size, self.shuffle = split, batch_size, shuffle
+        shape = tuple(split.x.shape)
+        if shift and not (len(shape) == 4 and 0 < shift < min(shape[2:])):
+            rule = "0, or of images (n, channels, height, width) less than their sides"
+            raise ValueError(f"Loader: shift must be {rule}, got {shift} for {shape}")
+        self.split, self.batch_size, self.shuffle, self.shift = split, batch_size, shuffle, shift
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -50,11 +56,24 @@ class Loader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         if not self.shuffle:
-            yield from zip(self.split.x.split(self.batch_size), self.split.y.split(self.batch_size), strict=True)
+            for x, y in zip(self.split.x.split(self.batch_size), self.split.y.split(self.batch_size), strict=True):
+                yield self._shifted(x), y
             return
         order = torch.randperm(len(self.split.x), generator=self._generator)
         for chosen in order.split(self.batch_size)[: len(self)]:
-            yield self.split.x[chosen], self.split.y[chosen]
+            yield self._shifted(self.split.x[chosen]), self.split.y[chosen]
+
+    def _shifted(self, x: Tensor) -> Tensor:
+        if not self.shift:
+            return x
+        n, _, height, width = x.shape
+        down, right = torch.randint(2 * self.shift + 1, (2, n, 1), generator=self._generator).to(x.device)
+        rows = (down + torch.arange(height, device=x.device))[:, None, :, None]
+        columns = (right + torch.arange(width, device=x.device))[:, None, None, :]
+        padded = F.pad(x, (self.shift,) * 4)
+        image = torch.arange(n, device=x.device)[:, None, None, None]
+        channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+        return padded[image, channel, rows, columns]
 
 
 def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:

@@ -342,12 +342,21 @@ def elements(codec: int, data: bytes, n: int, dtype: int) -> list[int]:
         payload = Payload(data)
         count = payload.varint()
         form = {"float32": "<f", "float64": "<d"}.get(KINDS[dtype])
-        scales = [struct.unpack_from(form, data, payload.at + size * i)[0] if form else 1 for i in range(count)]
-        found = Mixed(data[payload.at + (size * count if form else 0) :]).matrices(count)
-        products = [w * scale for scale, matrix in zip(scales, found, strict=True) for w in matrix]
+        lists: list[list[float]] = []
+        short = payload.byte() if form else 0
+        for _ in range(count if form else 0):
+            length = payload.byte()
+            numbers = [bytes(payload.byte() for _ in range(size - short)) for _ in range(max(length, 1))]
+            values = [struct.unpack(form, bytes(short) + number)[0] for number in numbers]
+            negative = [value for value in values if value < 0]
+            lists.append([*values[len(negative) :], *negative] if length else values)  # the last one is for -1
+            lists[-1] = [0.0, *lists[-1]] if length else lists[-1]
+        found = Mixed(data[payload.at :]).matrices(count)
         if form:
-            return [int.from_bytes(struct.pack(form, x), "little") for x in products]
-        return [int(x) % (1 << 8 * size) for x in products]
+            pairs = [(w, values) for matrix, values in zip(found, lists, strict=True) for w in matrix]
+            floats = [w * values[0] if len(values) == 1 else values[w] for w, values in pairs]
+            return [int.from_bytes(struct.pack(form, x), "little") for x in floats]
+        return [w % (1 << 8 * size) for matrix in found for w in matrix]
     if codec == 1:
         planes = zlib.decompress(data, -15)
         step = len(planes) // size

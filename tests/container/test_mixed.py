@@ -44,6 +44,8 @@ def tensors() -> dict[str, Tensor]:
         "conv1.weight": integers(20, 72).float().reshape(20, 8, 3, 3) * 0.3,
         "conv2.weight": integers(20, 75).float().reshape(20, 3, 5, 5) * 0.7,
         "conv3.weight": integers(20, 20).float().reshape(20, 10, 1, 2) * 0.9,
+        "listed.weight": torch.tensor([0, 0.1, 0.25, 0.7, 1.5, -1.5, -0.75, -0.5, -0.125])[integers(40, 60)],
+        "shortened": torch.tensor([0, 1, 2.703125, 7, -0.5859375])[integers(60, 60).clamp(-1, 3)],
         "double": integers(50, 50).double() * 3.3e-7,
         "tall": (integers(2400, 1) * 9).float() * 0.11,
         "some are large": (integers(60, 50, 9) * torch.where(torch.arange(50) % 9 == 0, 3, 1)).to(torch.int16),
@@ -79,22 +81,25 @@ def test_layers_of_different_scales_share_a_stream() -> None:
     assert all(torch.equal(tensor, layers[name]) for name, tensor in load(data).items())
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [
-        integers(50, 50).half(),
-        torch.randn(50, 50),
-        integers(50, 50).float() * float("nan"),
-        torch.where(integers(50, 50) == 0, -0.0, integers(50, 50) * 0.3),
-        integers(50, 50).float() * (NORMAL / 2),
-        integers(50, 50).float() * 1e37,  # and -32768 times it is not finite
-        (integers(50, 50) * 1000).int(),
-        (integers(50, 50) * 10000).int(),
-        torch.zeros(0, 3),
-        torch.zeros(mixed.MOST + 1, dtype=torch.int8),
-    ],
-    ids=["half", "random", "nan", "-0.0", "subnormal", "infinite", "large", "too large", "empty", "many"],
-)
+NOT_SMALL = {
+    "half": integers(50, 50).half(),
+    "kept": torch.where(integers(50, 50) == 0, 0.0, torch.randn(50, 50)),
+    "values": torch.randn(2, 128).repeat(20, 1),  # 256
+    "infinite": torch.tensor([0, 1, 3.3, float("inf")]).repeat(40),
+    "listed nan": torch.tensor([0, 1, 3.3, float("nan")]).repeat(40),
+    "listed -0.0": torch.tensor([-0.0, 1, 3.3]).repeat(40),
+    "random": torch.randn(50, 50),
+    "nan": integers(50, 50).float() * float("nan"),
+    "-0.0": torch.where(integers(50, 50) == 0, -0.0, integers(50, 50) * 0.3),
+    "subnormal": integers(50, 50).float() * (NORMAL / 2),
+    "large": (integers(50, 50) * 1000).int(),
+    "too large": (integers(50, 50) * 10000).int(),
+    "empty": torch.zeros(0, 3),
+    "many": torch.zeros(mixed.MOST + 1, dtype=torch.int8),
+}
+
+
+@pytest.mark.parametrize("tensor", NOT_SMALL.values(), ids=NOT_SMALL)
 def test_what_is_not_of_small_integers(tensor: Tensor) -> None:
     assert mixed.encode([tensor]) is None
     found = load(save({"x": tensor}))["x"]
@@ -120,7 +125,7 @@ def test_edges(dtype: torch.dtype) -> None:
     assert words_of(out) == [word for t in cast for word in words_of(t)]
 
 
-ONE = varint(1) + struct.pack("<f", 1)
+ONE = varint(1) + b"\0\0" + struct.pack("<f", 1)
 SCALE = "scale must be a normal number > 0 of finite products, got "
 SIZE = bytes([4, 1, 1, 2])  # columns, rows, group, lag
 
@@ -130,18 +135,16 @@ SIZE = bytes([4, 1, 1, 2])  # columns, rows, group, lag
     [
         (b"\xff", 0, "number of matrices must lie in the 0 bytes left"),
         (b"\5", 0, "number of matrices must be at most 4, got 5"),
-        (b"\0", 0, "matrices must have 4 integers, got 0"),
-        (varint(1) + b"abc", 0, "scales must lie in the "),
-        (
-            varint(1) + struct.pack("<f", -1) + SIZE + b"\xff",
-            0,
-            "scale must be a normal number > 0 of finite products, got -1.0",
-        ),
-        (
-            varint(1) + struct.pack("<f", float("nan")) + SIZE + b"\xff",
-            0,
-            "scale must be a normal number > 0 .*, got nan",
-        ),
+        (b"\0\0", 0, "matrices must have 4 integers, got 0"),
+        (varint(1) + b"\0\0abc", 0, "values must lie in the "),
+        (varint(1) + b"\0\0" + struct.pack("<f", -1) + SIZE + b"\xff", 0, SCALE + "-1.0"),
+        (varint(1) + b"\0\0" + struct.pack("<f", float("nan")) + SIZE + b"\xff", 0, SCALE + "nan"),
+        (varint(1) + b"\4", 0, "bytes left out must be less than 4, got 4"),
+        (varint(1) + b"\0", 0, "length of a list must lie in the 0 bytes left"),
+        (varint(1) + b"\0\2" + struct.pack("<2f", 1, 1), 0, "values must be normal numbers and ascending"),
+        (varint(1) + b"\0\2" + struct.pack("<2f", -1, 0), 0, "values must be normal numbers and ascending"),
+        (varint(1) + b"\0\1" + struct.pack("<f", float("nan")), 0, "values must be normal numbers and ascending"),
+        (varint(1) + b"\0\1" + struct.pack("<f", float("inf")), 0, "values must be normal numbers and ascending"),
         (ONE + b"\5\1\1\2", 0, "columns must be at most 4, got 5"),
         (ONE + b"\0", 0, "columns of the first matrix must be at least 1, got 0"),
         (ONE + b"\4\0\1\2", 0, "rows must be at least 1, got 0"),
@@ -151,7 +154,7 @@ SIZE = bytes([4, 1, 1, 2])  # columns, rows, group, lag
         (ONE + b"\4\1\1\1", 0, "lag must be at least 2, got 1"),
         (ONE + b"\4\1\1\5", 0, "lag must be at most 4, got 5"),
         (ONE + b"\3\1\1\2", 0, "matrices must have 4 integers, got 3"),
-        (varint(2) + 2 * struct.pack("<f", 1) + b"\3\1\1\2\0", 0, "matrices must have 4 integers$"),
+        (varint(2) + b"\0" + 2 * (b"\0" + struct.pack("<f", 1)) + b"\3\1\1\2\0", 0, "matrices must have 4 integers$"),
         (ONE + SIZE + b"\xff" * 9, 0, "payload must end with its values, got "),
         (
             ONE + SIZE,
@@ -172,6 +175,14 @@ def test_integers_that_the_dtype_does_not_have() -> None:
             load(file(entry(payload, (4,), MIXED, dtype)))
 
 
+def test_integers_that_a_list_does_not_have() -> None:
+    for values in ([3, 1, 0, 0], [-2, 1, 0, 0]):
+        numbers = b"\0\3" + struct.pack("<3f", -1, 2, 3)
+        payload = varint(1) + numbers + _C.encode_mixed(np.array(values, np.int16), [(1, 4, 1)])
+        with pytest.raises(ValueError, match=f"tensor 'x': integers must be from -1 to 2, got {min(values)} to"):
+            load(file(entry(payload, (4,), MIXED)))
+
+
 def test_an_integer_of_more_than_16_bits() -> None:
     """A payload of ones: every bit is a 1, so the length never ends."""
     with pytest.raises(ValueError, match="integers must be at most 32767"):
@@ -186,6 +197,8 @@ def test_too_many_elements_a_byte() -> None:
 def test_damaged() -> None:
     """Each flipped bit gives other values or a refusal, and nothing else."""
     data = integers(20, 30).float() * 0.5
+    listed = torch.tensor([0, 0.5, 1, 1.5, 2.5, -2.5, -1.5, -1, -0.5])[integers(20, 30)]
+    data[8:] = listed[8:]
     payload = mixed.encode([data[:8], data[8:]])
     assert payload is not None
     assert torch.equal(load(file(entry(payload, (20, 30), MIXED)))["x"], data)

@@ -1,13 +1,13 @@
-"""Codec 5: small integers, or floats that are such integers times a scale, of several tensors in one stream.
+"""Codec 5: small integers, or floats that such integers stand for, of several tensors in one stream.
 
-Models that learn as they go, over all tensors of the stream, code fewer bytes than those of codec 3, at a tenth of its
-speed.
+An integer times a scale is a float, or it says which one of a list. Models that learn as they go, over all tensors of
+the stream, code fewer bytes than those of codec 3, at a tenth of its speed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -20,22 +20,24 @@ from crest_ext.container.index import MIXED_DTYPES
 MOST = 1 << 19  # elements: more would take too long
 LARGEST = 8  # mean size of the integers that are not 0, up to which they are coded well and soon enough
 LIMIT = 32767
+LONGEST = 255  # values of a list
+SAMPLE = 1 << 12  # elements that are looked at first: most tensors have too many values
 
 
 def encode(tensors: Sequence[Tensor]) -> bytes | None:
     """The payload, or None if there is one that is not of small integers, or too much."""
     if tensors[0].dtype not in MIXED_DTYPES or not 0 < sum(t.numel() for t in tensors) <= MOST:
         return None
-    parts, scales, sizes = [], [], []
+    parts, numbers, sizes = [], [], []
     for t in tensors:
         if not t.numel():
             return None
         flat = t.detach().cpu().contiguous().reshape(-1)
         if flat.is_floating_point():
-            found = (flat.new_ones(()), flat.int()) if not _bits(flat).any() else scaled.factor(flat)
-            if not found or not scaled.fits(found[0], torch.int16.itemsize):
+            found = _scale(flat) or _list(flat)
+            if not found:
                 return None
-            scales.append(found[0])
+            numbers.append(found[0])
             flat = found[1]
         elif flat.dtype == torch.bool:
             flat = flat.view(torch.uint8)
@@ -48,35 +50,104 @@ def encode(tensors: Sequence[Tensor]) -> bytes | None:
     integers = torch.cat(parts)
     if int(integers.abs().sum(dtype=torch.int64)) > LARGEST * int(integers.count_nonzero()):
         return None
-    head = b"".join([varint(len(tensors)), *(scale.numpy().tobytes() for scale in scales)])
-    return head + _C.encode_mixed(integers.numpy(), sizes)
+    return varint(len(tensors)) + _write(numbers) + _C.encode_mixed(integers.numpy(), sizes)
+
+
+def _scale(flat: Tensor) -> tuple[Tensor, Tensor] | None:
+    """A scale, (), and integers, (n,), whose products are the elements."""
+    if not _words(flat).any():
+        return flat.new_ones(()), flat.int()
+    found = scaled.factor(flat)
+    return found if found and scaled.fits(found[0], torch.int16.itemsize) else None
+
+
+def _list(flat: Tensor) -> tuple[Tensor, Tensor] | None:
+    """All values but 0, (count,), ascending, and integers, (n,): the first of either sign is 1 or -1."""
+    if len(flat) > SAMPLE and len(flat[:: len(flat) // SAMPLE].unique()) > LONGEST + 1:
+        return None
+    values = flat.unique()
+    values = values[values != 0]
+    if not 0 < len(values) <= LONGEST or not _normal(values) or (_words(flat[flat == 0]) != 0).any():
+        return None
+    negative = int((values < 0).sum())
+    place = torch.searchsorted(values, flat)
+    return values, torch.where(flat == 0, 0, place - negative + (flat > 0))
+
+
+def _write(numbers: Sequence[Tensor]) -> bytes:
+    """Of floats: how many of the lowest bytes are 0 in all; for each matrix the length of its list, and these."""
+    if not numbers:
+        return b""
+    itemsize = numbers[0].dtype.itemsize
+    table = torch.cat([n.reshape(-1) for n in numbers]).view(torch.uint8).view(-1, itemsize)
+    short = min(int(table.any(0).int().argmax()), itemsize - 1)
+    counts = [n.numel() if n.dim() else 0 for n in numbers]
+    parts, at = [bytes([short])], 0
+    for count in counts:
+        parts += [bytes([count]), table[at : at + max(count, 1), short:].numpy().tobytes()]
+        at += max(count, 1)
+    return b"".join(parts)
 
 
 def decode(payload: bytearray | memoryview, out: Tensor, where: str) -> None:
     """Write the elements to `out`: (n,), of one of MIXED_DTYPES."""
     cursor = Cursor(bytes(payload), where)
     count = cursor.varint("number of matrices", len(out))
-    scales = []
-    if out.is_floating_point():
-        data = cursor.take(count * out.dtype.itemsize, "scales")
-        scales = list(torch.frombuffer(bytearray(data), dtype=out.dtype)) if count else []
+    numbers = list(_read(cursor, count, out.dtype)) if out.is_floating_point() else []
     integers = torch.empty(len(out), dtype=torch.int16)
     try:
         numels = _C.decode_mixed(cursor.take(cursor.left, "integers"), integers.numpy(), count)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    for scale, part, to in zip(scales, integers.split(numels), out.split(numels), strict=True) if scales else ():
-        if not scaled.fits(scale, integers.dtype.itemsize):
-            refuse(where, f"scale must be a normal number > 0 of finite products, got {scale.item()}")
-        to.copy_(scaled.product(part, scale))
-    if scales:
+    if out.is_floating_point():
+        for number, part, to in zip(numbers, integers.split(numels), out.split(numels), strict=True):
+            to.copy_(_listed(part, number, where) if number.dim() else scaled.product(part, number))
         return
-    limits = (0, 1) if out.dtype == torch.bool else (torch.iinfo(out.dtype).min, torch.iinfo(out.dtype).max)
-    least, most = (int(bound) for bound in integers.aminmax())
-    if least < limits[0] or most > limits[1]:
-        refuse(where, f"integers must be from {limits[0]} to {limits[1]}, got {least} to {most}")
+    bounds = (0, 1) if out.dtype == torch.bool else (torch.iinfo(out.dtype).min, torch.iinfo(out.dtype).max)
+    _check(integers, *bounds, where)
     out.copy_(integers)
 
 
-def _bits(flat: Tensor) -> Tensor:
+def _read(cursor: Cursor, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    """A scale, (), or a list, (values,), for each matrix."""
+    short = cursor.take(1, "bytes left out")[0]
+    if short >= dtype.itemsize:
+        refuse(cursor.where, f"bytes left out must be less than {dtype.itemsize}, got {short}")
+    for _ in range(count):
+        length = cursor.take(1, "length of a list")[0]
+        rows = max(length, 1)
+        data = torch.zeros(rows, dtype.itemsize, dtype=torch.uint8)
+        stored = bytearray(cursor.take(rows * (dtype.itemsize - short), "values"))
+        data[:, short:] = torch.frombuffer(stored, dtype=torch.uint8).view(rows, -1)
+        values = data.view(dtype)[:, 0]
+        if not length:
+            if not scaled.fits(values[0], torch.int16.itemsize):
+                rule = "scale must be a normal number > 0 of finite products"
+                refuse(cursor.where, f"{rule}, got {values[0].item()}")
+            yield values[0]
+            continue
+        if not (_normal(values) and (values[1:] > values[:-1]).all()):
+            refuse(cursor.where, "values must be normal numbers and ascending")
+        yield values
+
+
+def _listed(integers: Tensor, values: Tensor, where: str) -> Tensor:
+    negative = int((values < 0).sum())
+    _check(integers, -negative, len(values) - negative, where)
+    places = torch.cat([values[:negative], values.new_zeros(1), values[negative:]])
+    return places[integers.int() + negative]
+
+
+def _check(integers: Tensor, least: int, most: int, where: str) -> None:
+    low, high = (int(bound) for bound in integers.aminmax())
+    if low < least or high > most:
+        refuse(where, f"integers must be from {least} to {most}, got {low} to {high}")
+
+
+def _normal(values: Tensor) -> bool:
+    """Neither 0 nor subnormal, which a processor may be told to take for 0, nor infinite nor NaN."""
+    return bool((values.isfinite() & (values.abs() >= torch.finfo(values.dtype).tiny)).all())
+
+
+def _words(flat: Tensor) -> Tensor:
     return flat.view(torch.int32 if flat.dtype == torch.float32 else torch.int64)

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from crest_ext.container import codecs
-from crest_ext.container.index import RAW, SCALED
+from crest_ext.container.index import MIXED, RAW, SCALED
+from crest_ext.container.mixed import MOST
 from crest_ext.container.parallel import in_order
 
 SMALL = 1 << 18  # bytes, up to which a tensor may share a stream
-POOL = 1 << 20  # bytes of a shared stream: what has to be decoded for one of its tensors
+POOL = (
+    1 << 20
+)  # bytes of a shared stream: what has to be decoded for one of its tensors; a mixed one may have MOST elements
 TINY = 1 << 14  # bytes, up to which a pool is tried with every other one
 BLOCK = 1 << 21  # bytes of a tensor's streams, for threads, partial reads and bounded memory
 ROW = 8  # bytes of a stream in the index
@@ -43,7 +46,7 @@ def plan(tensors: Mapping[str, Tensor], threads: int) -> list[tuple[str, ...]]:
     pools: list[tuple[str, ...]] = []
     for name in names:
         t = tensors[name]
-        if t.numel() * t.dtype.itemsize > SMALL:
+        if t.numel() * t.dtype.itemsize > SMALL and not (t.numel() <= MOST and codecs.estimate(t)[0] == MIXED):
             pools.append((name,))
         elif not t.numel():
             alike.setdefault((str(t.dtype), "empty"), []).append(name)
@@ -71,27 +74,37 @@ def _bytes(names: Iterable[str], tensors: Mapping[str, Tensor]) -> int:
 
 def _pool(names: Sequence[str], tensors: Mapping[str, Tensor]) -> list[Pool]:
     """All in one stream, or the two halves by themselves, whichever is smaller."""
-    fits = _bytes(names, tensors) <= POOL
     if len(names) == 1 or not _bytes(names, tensors):
         return [_try(names, tensors)]
     half = len(names) // 2
     apart = _pool(names[:half], tensors) + _pool(names[half:], tensors)
-    if fits and (together := _try(names, tensors)).cost <= sum(pool.cost for pool in apart):
-        return [together]
-    return apart
+    together = _together(names, tensors)
+    return [together] if together and together.cost <= sum(pool.cost for pool in apart) else apart
+
+
+def _together(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Pool | None:
+    """These in one stream, unless it is too long."""
+    short = _bytes(names, tensors) <= POOL
+    if not short and sum(tensors[n].numel() for n in names) > MOST:
+        return None
+    pool = _try(names, tensors)
+    return pool if short or pool.codec == MIXED else None
 
 
 def _merge(pools: Sequence[Pool], tensors: Mapping[str, Tensor]) -> list[Pool]:
-    """Tiny pools of different kinds join where that is smaller: the one that gains most, or none."""
-    # Those with a scale are left alone: others have another.
-    done = [pool for pool in pools if _bytes(pool.names, tensors) > TINY or pool.codec == SCALED]
-    tiny: list[Pool] = []
-    for pool in (pool for pool in pools if pool not in done):
-        tries = [(_try(other.names + pool.names, tensors), i) for i, other in enumerate(tiny)]
-        gains = [(tiny[i].cost + pool.cost - both.cost, -i, both) for both, i in tries]
+    """Tiny and mixed pools of different kinds join where that is smaller: the one that gains most, or none."""
+    done: list[Pool] = []
+    open_: list[Pool] = []
+    for pool in pools:
+        # Those with a scale are left alone: others have another.
+        if pool.codec != MIXED and (_bytes(pool.names, tensors) > TINY or pool.codec == SCALED):
+            done.append(pool)
+            continue
+        tries = [(_together(other.names + pool.names, tensors), i) for i, other in enumerate(open_)]
+        gains = [(open_[i].cost + pool.cost - both.cost, -i, both) for both, i in tries if both]
         gain, place, best = max(gains, key=lambda g: g[:2], default=(-1, 0, pool))
         if gain < 0:
-            tiny.append(pool)
+            open_.append(pool)
         else:
-            tiny[-place] = best
-    return done + tiny
+            open_[-place] = best
+    return done + open_

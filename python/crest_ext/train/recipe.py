@@ -28,6 +28,7 @@ class Phase:
         momentum: of SGD.
         weight_decay: of SGD.
         bias_lr: factor of the learning rate of biases.
+        shift: pixels by which images are shifted at random; see `data.Loader`.
         freeze: names, or fnmatch patterns of names, of layers that stay as they are.
         surgery: fields of SurgeryConfig; without it, the phase trains what there is: the dense network, or, after a
             surgery, the weights that are left.
@@ -42,6 +43,7 @@ class Phase:
     momentum: float = 0.9
     weight_decay: float = 0.0
     bias_lr: float = 1.0
+    shift: int = 0
     freeze: tuple[str, ...] = ()
     surgery: SurgeryConfig | None = None
     quantize: QuantizeConfig | None = None
@@ -115,7 +117,14 @@ def _phase(value: object, where: str) -> Phase:
         if name in table:
             table[name] = _build(config, _table(table[name], f"{where}: {name}"), f"{where}: {name}")
     phase = _build(Phase, table, where)
-    for name, least in (("iterations", 1), ("batch_size", 1), ("momentum", 0), ("weight_decay", 0), ("bias_lr", 0)):
+    for name, least in (
+        ("iterations", 1),
+        ("batch_size", 1),
+        ("momentum", 0),
+        ("weight_decay", 0),
+        ("bias_lr", 0),
+        ("shift", 0),
+    ):
         if getattr(phase, name) < least:
             raise ValueError(f"{where}: {name} must be at least {least}, got {getattr(phase, name)}")
     given = [name for name in methods if getattr(phase, name)]

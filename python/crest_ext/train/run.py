@@ -57,7 +57,7 @@ def run(
     Args:
         recipe: what to do.
         model: as the recipe's, or another whose layers fit its names.
-        data: a data set, or the train and the test loader (which decide the batch size themselves).
+        data: a data set, or the train and the test loader (which decide batch size and shifts themselves).
         seed: of batches, dropout and mask updates.
         first: phases before it are skipped.
         last: phases from it on are skipped.
@@ -81,7 +81,7 @@ def run(
             phase = recipe.phases[number]
             torch.manual_seed(1000 * seed + number)
             before = time.perf_counter()
-            train, test = loaders(data, phase.batch_size, 1000 * seed + number)
+            train, test = loaders(data, phase.batch_size, 1000 * seed + number, phase.shift)
             bake(model)
             with _frozen(model, phase):
                 surgery, quantize, low_rank = methods = _methods(model, phase, seed)
@@ -193,8 +193,8 @@ def _resume(model: nn.Module, checkpoint: Path, identity: str) -> int:
     return int(metadata["phases"])
 
 
-def loaders(data: Data, batch_size: int = 64, seed: int = 0) -> tuple[Batches, Batches]:
+def loaders(data: Data, batch_size: int = 64, seed: int = 0, shift: int = 0) -> tuple[Batches, Batches]:
     """Train and test batches of a data set; loaders stay what they are."""
     if isinstance(data, Dataset):
-        return Loader(data.train, batch_size, shuffle=True, seed=seed), Loader(data.test, 500)
+        return Loader(data.train, batch_size, shuffle=True, seed=seed, shift=shift), Loader(data.test, 500)
     return data
