@@ -58,7 +58,7 @@ class Model {
     Slot kept;
     std::array<Slot, 4> larger;
   };
-  int magnitude(int size, int around, int sum, Column& column);
+  int magnitude(int size, bool negative, int around, int sum, Column& column);
   int tail(int size);
 
   Coder& coder_;
@@ -72,8 +72,8 @@ class Model {
   std::array<Mixer<5>, kUnary> larger_;
   std::array<std::array<Slot, kUnary>, 27> around_;
   std::array<std::array<Slot, kUnary>, 16> weighed_;
-  std::array<Slot, kUnary> counts_;  // of this matrix
-  std::array<Slot, 4> row_larger_;   // of this row
+  std::array<Slot, 2 * kUnary> counts_;  // of this matrix, by sign
+  std::array<Slot, 4> row_larger_;       // of this row
   std::array<Slot, kLengths> lengths_;
 };
 
@@ -118,7 +118,7 @@ void Model<Coder>::code(int16_t* v, const Layout& m) {
       const auto far = [&](int64_t distance) { return std::abs(v[-distance]); };
       const int weighed = 4 * (far(1) + far(lag)) + 3 * far(row) + 2 * far(second) + far(2) + far(lag + 1) +
                           far(lag - 1) + far(2 * lag) + far(row + 1) + far(right) + far(2 * row);
-      const int size = magnitude(std::abs(*v), around, std::min(half_octave(weighed), 15), column);
+      const int size = magnitude(std::abs(*v), negative, around, std::min(half_octave(weighed), 15), column);
       *v = int16_t(negative ? -size : size);
       *s = seen_as(*v);
     }
@@ -126,12 +126,12 @@ void Model<Coder>::code(int16_t* v, const Layout& m) {
 }
 
 template <class Coder>
-int Model<Coder>::magnitude(int size, int around, int sum, Column& column) {
+int Model<Coder>::magnitude(int size, bool negative, int around, int sum, Column& column) {
   for (int i = 1; i < kUnary; ++i) {
     const int at = i - 1, few = std::min(at, 3);
-    const bool larger = larger_[at].code(
-        coder_, size > i,
-        {&counts_[at], &around_[around][at], &row_larger_[few], &column.larger[few], &weighed_[sum][at]});
+    const bool larger = larger_[at].code(coder_, size > i,
+                                         {&counts_[at + kUnary * negative], &around_[around][at], &row_larger_[few],
+                                          &column.larger[few], &weighed_[sum][at]});
     if (!larger) return i;
   }
   return kUnary - 1 + tail(size - kUnary + 1);

@@ -276,7 +276,7 @@ class Mixed:
             while size < 15:
                 few = min(size, 4)
                 slots = [
-                    self.slots["count", number, size],
+                    self.slots["count", number, negative, size],
                     self.slots["around", number_of(3, sizes[:3]), size],
                     self.slots["row larger", number, r, few],
                     self.slots["column larger", number, c, few],

@@ -46,31 +46,24 @@ def encode(*tensors: Tensor) -> tuple[int, bytes | memoryview]:
     if quick < min(len(payload) for _, payload in choices):
         choices.append((DEFLATED, _deflate(_shuffle(data, itemsize))))
     best = min(choices, key=lambda choice: len(choice[1]))
-    return _or_mixed(best, len(best[1]), tensors)
+    payload = mixed.encode(tensors)
+    return (MIXED, payload) if payload and pays(tensors, len(payload), len(best[1])) else best
+
+
+def pays(tensors: Sequence[Tensor], size: int, other: int) -> bool:
+    """Whether a mixed payload of `size` bytes is worth its time beside another, and a reader accepts it."""
+    numel, itemsize = sum(t.numel() for t in tensors), tensors[0].dtype.itemsize
+    return size < SLOW * other and numel <= min(MIXED_EXPANSION, EXPANSION // itemsize) * size
 
 
 def estimate(*tensors: Tensor) -> tuple[int, int]:
-    """A codec and about the bytes of its payload, at most so many, sooner than by encoding with every codec."""
+    """A codec and about the bytes of its payload, at most so many, sooner than by all codecs; mixed is left out."""
     tensor, columns = joined(tensors)
     if not tensor.numel():
         return RAW, 0
     data, coded = _coded(tensor, columns)
     sizes = [(RAW, data.nbytes), *((codec, len(payload)) for codec, payload in coded)]
-    codec, size = min(sizes, key=lambda size: size[1])
-    codec, payload = _or_mixed((codec, b""), size, tensors)
-    return codec, len(payload) or size
-
-
-def _or_mixed(
-    best: tuple[int, bytes | memoryview], size: int, tensors: Sequence[Tensor]
-) -> tuple[int, bytes | memoryview]:
-    """The mixed payload, if there is one that pays for its time and a reader accepts, or the best of so many bytes."""
-    payload = mixed.encode(tensors)
-    if payload is None or len(payload) >= SLOW * size:
-        return best
-    numel, itemsize = sum(t.numel() for t in tensors), tensors[0].dtype.itemsize
-    fits = numel <= min(MIXED_EXPANSION, EXPANSION // itemsize) * len(payload)
-    return (MIXED, payload) if fits else best
+    return min(sizes, key=lambda size: size[1])
 
 
 def joined(tensors: Sequence[Tensor]) -> tuple[Tensor, int]:

@@ -26,31 +26,41 @@ SAMPLE = 1 << 12  # elements that are looked at first: most tensors have too man
 
 def encode(tensors: Sequence[Tensor]) -> bytes | None:
     """The payload, or None if there is one that is not of small integers, or too much."""
-    if tensors[0].dtype not in MIXED_DTYPES or not 0 < sum(t.numel() for t in tensors) <= MOST:
+    if not 0 < sum(t.numel() for t in tensors) <= MOST:
         return None
     parts, numbers, sizes = [], [], []
     for t in tensors:
-        if not t.numel():
+        found = integers(t)
+        if not found:
             return None
-        flat = t.detach().cpu().contiguous().reshape(-1)
-        if flat.is_floating_point():
-            found = _scale(flat) or _list(flat)
-            if not found:
-                return None
-            numbers.append(found[0])
-            flat = found[1]
-        elif flat.dtype == torch.bool:
-            flat = flat.view(torch.uint8)
-        least, most = (int(bound) for bound in flat.aminmax())
-        if not -LIMIT <= least <= most <= LIMIT:
-            return None
-        parts.append(flat.to(torch.int16))
+        numbers.append(found[0])
+        parts.append(found[1])
         rows = t.shape[0] if t.dim() > 1 else 1
         sizes.append((rows, t.numel() // rows, math.prod(t.shape[2:])))
-    integers = torch.cat(parts)
-    if int(integers.abs().sum(dtype=torch.int64)) > LARGEST * int(integers.count_nonzero()):
+    head = _write(numbers) if tensors[0].is_floating_point() else b""
+    return varint(len(tensors)) + head + _C.encode_mixed(torch.cat(parts).numpy(), sizes)
+
+
+def integers(tensor: Tensor) -> tuple[Tensor, Tensor] | None:
+    """A scale, (), or a list of values, and small integers, (numel,) int16, that stand for a tensor, if they can."""
+    if tensor.dtype not in MIXED_DTYPES or not 0 < tensor.numel() <= MOST:
         return None
-    return varint(len(tensors)) + _write(numbers) + _C.encode_mixed(integers.numpy(), sizes)
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    if not flat.is_floating_point():
+        words = flat.view(torch.uint8) if flat.dtype == torch.bool else flat
+        return (flat, words.to(torch.int16)) if _small(words) else None
+    for find in (_scale, _list):
+        found = find(flat)
+        if found and _small(found[1]):
+            return found[0], found[1].to(torch.int16)
+    return None
+
+
+def _small(flat: Tensor) -> bool:
+    least, most = (int(bound) for bound in flat.aminmax())
+    if not -LIMIT <= least <= most <= LIMIT:
+        return False
+    return int(flat.abs().sum(dtype=torch.int64)) <= LARGEST * int(flat.count_nonzero())
 
 
 def _scale(flat: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -75,9 +85,7 @@ def _list(flat: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def _write(numbers: Sequence[Tensor]) -> bytes:
-    """Of floats: how many of the lowest bytes are 0 in all; for each matrix the length of its list, and these."""
-    if not numbers:
-        return b""
+    """How many of the lowest bytes are 0 in all; for each matrix the length of its list, and these."""
     itemsize = numbers[0].dtype.itemsize
     table = torch.cat([n.reshape(-1) for n in numbers]).view(torch.uint8).view(-1, itemsize)
     short = min(int(table.any(0).int().argmax()), itemsize - 1)
@@ -94,18 +102,18 @@ def decode(payload: bytearray | memoryview, out: Tensor, where: str) -> None:
     cursor = Cursor(bytes(payload), where)
     count = cursor.varint("number of matrices", len(out))
     numbers = list(_read(cursor, count, out.dtype)) if out.is_floating_point() else []
-    integers = torch.empty(len(out), dtype=torch.int16)
+    decoded = torch.empty(len(out), dtype=torch.int16)
     try:
-        numels = _C.decode_mixed(cursor.take(cursor.left, "integers"), integers.numpy(), count)
+        numels = _C.decode_mixed(cursor.take(cursor.left, "integers"), decoded.numpy(), count)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
     if out.is_floating_point():
-        for number, part, to in zip(numbers, integers.split(numels), out.split(numels), strict=True):
+        for number, part, to in zip(numbers, decoded.split(numels), out.split(numels), strict=True):
             to.copy_(_listed(part, number, where) if number.dim() else scaled.product(part, number))
         return
     bounds = (0, 1) if out.dtype == torch.bool else (torch.iinfo(out.dtype).min, torch.iinfo(out.dtype).max)
-    _check(integers, *bounds, where)
-    out.copy_(integers)
+    _check(decoded, *bounds, where)
+    out.copy_(decoded)
 
 
 def _read(cursor: Cursor, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -131,15 +139,15 @@ def _read(cursor: Cursor, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
         yield values
 
 
-def _listed(integers: Tensor, values: Tensor, where: str) -> Tensor:
+def _listed(places: Tensor, values: Tensor, where: str) -> Tensor:
     negative = int((values < 0).sum())
-    _check(integers, -negative, len(values) - negative, where)
-    places = torch.cat([values[:negative], values.new_zeros(1), values[negative:]])
-    return places[integers.int() + negative]
+    _check(places, -negative, len(values) - negative, where)
+    table = torch.cat([values[:negative], values.new_zeros(1), values[negative:]])
+    return table[places.int() + negative]
 
 
-def _check(integers: Tensor, least: int, most: int, where: str) -> None:
-    low, high = (int(bound) for bound in integers.aminmax())
+def _check(decoded: Tensor, least: int, most: int, where: str) -> None:
+    low, high = (int(bound) for bound in decoded.aminmax())
     if low < least or high > most:
         refuse(where, f"integers must be from {least} to {most}, got {low} to {high}")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from crest_ext.container import codecs
-from crest_ext.container.index import MIXED, RAW, SCALED
-from crest_ext.container.mixed import MOST
+from crest_ext.container import codecs, mixed
+from crest_ext.container.index import RAW, SCALED
 from crest_ext.container.parallel import in_order
 
 SMALL = 1 << 18  # bytes, up to which a tensor may share a stream
@@ -42,11 +41,50 @@ def blocks(tensor: Tensor) -> list[Tensor]:
 def plan(tensors: Mapping[str, Tensor], threads: int) -> list[tuple[str, ...]]:
     """Names by stream, in the order of their bytes. The same for the same tensors, whatever the threads."""
     names = sorted(tensors, key=str.encode)
+    mixable = [n for n, few in zip(names, in_order(lambda n: _mixable(tensors[n]), names, threads), strict=True) if few]
+    bins = list(_bins(mixable, tensors))
+    chosen = [
+        names for names, pays in zip(bins, in_order(lambda b: _mix(b, tensors), bins, threads), strict=True) if pays
+    ]
+    taken = {name for names in chosen for name in names}
+    pools = chosen + _plain([name for name in names if name not in taken], tensors, threads)
+    return sorted(pools, key=lambda pool: pool[0].encode())
+
+
+def _mixable(tensor: Tensor) -> bool:
+    return mixed.integers(tensor) is not None
+
+
+def _bins(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, ...]]:
+    """Names of one dtype and of as many elements as a mixed stream may have."""
+    for dtype in dict.fromkeys(tensors[n].dtype for n in names):
+        found: list[str] = []
+        count = 0
+        for name in (n for n in names if tensors[n].dtype == dtype):
+            if found and count + tensors[name].numel() > mixed.MOST:
+                yield tuple(found)
+                found, count = [], 0
+            found.append(name)
+            count += tensors[name].numel()
+        yield tuple(found)
+
+
+def _mix(names: Sequence[str], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a mixed stream of these is smaller than all others."""
+    some = [tensors[n] for n in names]
+    payload = mixed.encode(some)
+    assert payload is not None
+    others = [_try(pool, tensors).cost for pool in _plain(names, tensors, 1)]
+    return codecs.pays(some, len(payload) + ROW, sum(others))
+
+
+def _plain(names: Sequence[str], tensors: Mapping[str, Tensor], threads: int) -> list[tuple[str, ...]]:
+    """The same without mixed streams."""
     alike: dict[tuple[object, ...], list[str]] = {}
     pools: list[tuple[str, ...]] = []
     for name in names:
         t = tensors[name]
-        if t.numel() * t.dtype.itemsize > SMALL and not (t.numel() <= MOST and codecs.estimate(t)[0] == MIXED):
+        if t.numel() * t.dtype.itemsize > SMALL:
             pools.append((name,))
         elif not t.numel():
             alike.setdefault((str(t.dtype), "empty"), []).append(name)
@@ -58,7 +96,7 @@ def plan(tensors: Mapping[str, Tensor], threads: int) -> list[tuple[str, ...]]:
         by_dtype.setdefault(str(key[0]), []).extend(found)
     for found in in_order(lambda group: _merge(group, tensors), by_dtype.values(), threads):
         pools += [pool.names for pool in found]
-    return sorted(pools, key=lambda pool: pool[0].encode())
+    return pools
 
 
 def _try(names: Iterable[str], tensors: Mapping[str, Tensor]) -> Pool:
@@ -74,37 +112,27 @@ def _bytes(names: Iterable[str], tensors: Mapping[str, Tensor]) -> int:
 
 def _pool(names: Sequence[str], tensors: Mapping[str, Tensor]) -> list[Pool]:
     """All in one stream, or the two halves by themselves, whichever is smaller."""
+    fits = _bytes(names, tensors) <= POOL
     if len(names) == 1 or not _bytes(names, tensors):
         return [_try(names, tensors)]
     half = len(names) // 2
     apart = _pool(names[:half], tensors) + _pool(names[half:], tensors)
-    together = _together(names, tensors)
-    return [together] if together and together.cost <= sum(pool.cost for pool in apart) else apart
-
-
-def _together(names: Sequence[str], tensors: Mapping[str, Tensor]) -> Pool | None:
-    """These in one stream, unless it is too long."""
-    short = _bytes(names, tensors) <= POOL
-    if not short and sum(tensors[n].numel() for n in names) > MOST:
-        return None
-    pool = _try(names, tensors)
-    return pool if short or pool.codec == MIXED else None
+    if fits and (together := _try(names, tensors)).cost <= sum(pool.cost for pool in apart):
+        return [together]
+    return apart
 
 
 def _merge(pools: Sequence[Pool], tensors: Mapping[str, Tensor]) -> list[Pool]:
-    """Tiny and mixed pools of different kinds join where that is smaller: the one that gains most, or none."""
-    done: list[Pool] = []
-    open_: list[Pool] = []
-    for pool in pools:
-        # Those with a scale are left alone: others have another.
-        if pool.codec != MIXED and (_bytes(pool.names, tensors) > TINY or pool.codec == SCALED):
-            done.append(pool)
-            continue
-        tries = [(_together(other.names + pool.names, tensors), i) for i, other in enumerate(open_)]
-        gains = [(open_[i].cost + pool.cost - both.cost, -i, both) for both, i in tries if both]
+    """Tiny pools of different kinds join where that is smaller: the one that gains most, or none."""
+    # Those with a scale are left alone: others have another.
+    done = [pool for pool in pools if _bytes(pool.names, tensors) > TINY or pool.codec == SCALED]
+    tiny: list[Pool] = []
+    for pool in (pool for pool in pools if pool not in done):
+        tries = [(_try(other.names + pool.names, tensors), i) for i, other in enumerate(tiny)]
+        gains = [(tiny[i].cost + pool.cost - both.cost, -i, both) for both, i in tries]
         gain, place, best = max(gains, key=lambda g: g[:2], default=(-1, 0, pool))
         if gain < 0:
-            open_.append(pool)
+            tiny.append(pool)
         else:
-            open_[-place] = best
-    return done + open_
+            tiny[-place] = best
+    return done + tiny
