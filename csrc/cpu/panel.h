@@ -45,22 +45,23 @@ inline void clear(const Panels& a, int64_t first, int64_t last, int64_t begin, i
 }
 
 // The kept weights of up to `rows` rows and `columns` columns, in the order they lie in memory, and their columns;
-// cut along the columns into tiles, so that the part of a panel they meet stays in cache while all rows use it.
+// cut along the columns into tiles, so that the part of a panel they meet stays in cache while all rows use it: in
+// the first level, but where few registers make a row, ends of tiles cost more than the second.
 template <class A>
 struct Kept {
-  static constexpr int rows = 64, tile = 256, tiles = 2, columns = tile * tiles;
+  static constexpr int rows = 64, tile = register_bytes == 64 ? 256 : 128, tiles = 512 / tile, columns = tile * tiles;
   // Segments are padded with zeros in column 0, for kernels that take several positions at once.
-  static constexpr int most_padding = 16;
+  static constexpr int most_padding = 4, most = rows * (columns + tiles * most_padding) + 16;
 
-  A values[rows * (columns + tiles * most_padding) + most_padding];
-  uint16_t index[rows * (columns + tiles * most_padding) + most_padding];
+  A values[most];
+  uint8_t index[most];
   struct {
     int begin, count;
   } segments[rows][tiles];
 
   struct Segment {
     A* values;
-    uint16_t* index;
+    uint8_t* index;
     int count;
   };
   Segment segment(int row, int t) {
@@ -68,9 +69,11 @@ struct Kept {
     return {values + begin, index + begin, count};
   }
 
-  // From weight and mask (row_count, column_count) in matrices of k columns. `padding` is a power of two.
+  // From weight and mask (row_count, column_count) in matrices of k columns. `padding` is a power of two. Inlined, it
+  // and the product would take registers from each other.
   template <class T>
-  void gather(const T* weight, const bool* mask, int64_t k, int row_count, int column_count, int padding) {
+  __attribute__((noinline)) void gather(const T* weight, const bool* mask, int64_t k, int row_count, int column_count,
+                                        int padding) {
     int at = 0;
     for (int row = 0; row < row_count; ++row) {
       for (int t = 0; t * tile < column_count; ++t) {
@@ -78,10 +81,10 @@ struct Kept {
         const int n = min(column_count - t * tile, tile);
         const int count = compress(weight + first, mask + first, n, k, values + at, index + at);
         segments[row][t] = {at, count};
-        for (at += count; at & (padding - 1); ++at) {
-          values[at] = 0;
-          index[at] = 0;
-        }
+        at += count;
+        std::memset(values + at, 0, most_padding * sizeof(A));
+        std::memset(index + at, 0, most_padding);
+        at = (at + padding - 1) & -padding;
       }
     }
   }
