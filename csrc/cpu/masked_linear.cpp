@@ -85,28 +85,32 @@ void masked_linear_few(const MaskedLinear& a, int64_t begin, int64_t end) {
   });
 }
 
-void masked_linear_sparse(const MaskedLinear& a, const Panels& x, const Panels& y, int64_t begin, int64_t end) {
+void masked_linear_sparse(const MaskedLinear& a, const Panels& x, int64_t begin, int64_t end) {
   dispatch(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     using A = Acc<T>;
-    const T* weight = static_cast<const T*>(a.weight);
+    const T *weight = static_cast<const T*>(a.weight), *bias = static_cast<const T*>(a.bias);
     Kept<A> kept;
-    for (int64_t p0 = 0, p1; p0 < panel_count<A>(x); p0 = p1) {
-      p1 = min(p0 + panel_group, panel_count<A>(x));
-      clear<A>(y, p0, p1, begin, end);
+    A sums[kept.rows * panel_group * full_panel<A>];
+    for (int64_t p0 = 0; p0 < panel_count<A>(x); p0 += panel_group) {
+      const int64_t panels = min(panel_count<A>(x) - p0, panel_group), row0 = p0 * full_panel<A>;
       for (int64_t i = begin; i < end; i += kept.rows) {
         const int rows = static_cast<int>(min<int64_t>(end - i, kept.rows));
+        const Panels y{sums, a.n - row0, rows};
+        clear<A>(y, 0, panels, 0, rows);
         for (int64_t j = 0; j < a.k; j += kept.columns) {
           const int columns = static_cast<int>(min<int64_t>(a.k - j, kept.columns));
           kept.gather(weight + i * a.k + j, a.mask + i * a.k + j, a.k, rows, columns, most_chains);
           for (int t = 0; t * kept.tile < columns; ++t)
-            for (int64_t p = p0; p < p1; ++p)
-              with_row<A>(x, p, [&](auto row) {
-                const A* from = panel<A>(x, p) + (j + t * kept.tile) * row.width;
+            for (int64_t p = 0; p < panels; ++p)
+              with_row<A>(y, p, [&](auto row) {
+                const A* from = panel<A>(x, p0 + p) + (j + t * kept.tile) * row.width;
                 for (int r = 0; r < rows; ++r)
-                  accumulate(row, kept.segment(r, t), from, panel<A>(y, p) + (i + r) * row.width);
+                  accumulate(row, kept.segment(r, t), from, panel<A>(y, p) + r * row.width);
               });
         }
+        for (int64_t p = 0; p < panels; ++p)
+          unpack_panel<A>(y, p, 0, rows, bias ? bias + i : bias, static_cast<T*>(a.y) + row0 * a.m + i, a.m);
       }
     }
   });

@@ -2,6 +2,7 @@
 // What the sparse kernels share: panels, and the kept weights of a block of rows and columns.
 #include "../panels.h"
 #include "compress.h"
+#include "transpose.h"
 
 namespace crest::CREST_ISA {
 
@@ -42,6 +43,33 @@ inline void clear(const Panels& a, int64_t first, int64_t last, int64_t begin, i
     with_row<A>(a, p, [&](auto row) {
       std::memset(panel<A>(a, p) + begin * row.width, 0, (end - begin) * row.width * sizeof(A));
     });
+}
+
+// Features [begin, end) of panel p, plus bias, to the rows of matrix (n, stride) that it holds. Features go by the line
+// of cache, lest each line of a matrix with rows a power of two apart leaves the cache before its second half comes.
+template <class A, class T>
+inline void unpack_panel(const Panels& a, int64_t p, int64_t begin, int64_t end, const T* bias, T* matrix,
+                         int64_t stride) {
+  using V = Vec<A>;
+  constexpr int line = max<int>(64 / sizeof(T), V::width);
+  const A* data = panel<A>(a, p);
+  T* y = matrix + p * full_panel<A> * stride;
+  with_row<A>(a, p, [&](auto features) {
+    constexpr int width = features.width;
+    const int rows = static_cast<int>(min<int64_t>(a.n - p * full_panel<A>, width));
+    const int64_t whole = end - (end - begin) % V::width;
+    for (int64_t j = begin; j < whole; j += line)
+      for (int r = 0; r < rows; r += V::width)
+        for (int64_t l = j; l < min(j + line, whole); l += V::width) {
+          V square[V::width];
+          for (int i = 0; i < V::width; ++i) square[i] = V::load(data + (l + i) * width + r);
+          transpose(square);
+          const V offset = bias ? V::load(bias + l) : V::zero();
+          for (int i = 0; i < min(rows - r, V::width); ++i) (square[i] + offset).store(y + (r + i) * stride + l);
+        }
+    for (int64_t j = whole; j < end; ++j)
+      for (int r = 0; r < rows; ++r) narrow(data[j * width + r] + (bias ? widen(bias[j]) : A{0}), y[r * stride + j]);
+  });
 }
 
 // The kept weights of up to `rows` rows and `columns` columns, in the order they lie in memory, and their columns;
