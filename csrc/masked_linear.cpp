@@ -74,12 +74,11 @@ void on_cpu(const MaskedLinear& args, const Tensor& x, const Tensor& weight, con
     const int64_t grain = 1 + (1 << 15) / (args.n * args.k + 1);
     torch::stable::parallel_for(0, args.m, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   } else if (regime == Regime::sparse) {
-    const OwnPanels in = packed(x, args.dtype), out = new_panels(x, args.n, args.m);
+    PanelScratch scratch(args.n, args.k, args.dtype);
+    const Panels in = scratch.packed(x, args.dtype);
     const auto kernel = CREST_KERNEL(masked_linear_sparse);
     constexpr int64_t grain = 16;
-    torch::stable::parallel_for(0, args.m, grain,
-                                [&](int64_t begin, int64_t end) { kernel(args, in.panels, out.panels, begin, end); });
-    unpack(out.panels, bias, y, args.dtype);
+    torch::stable::parallel_for(0, args.m, grain, [&](int64_t begin, int64_t end) { kernel(args, in, begin, end); });
   } else {
     dense(args, x, weight, mask, bias, y);
   }

@@ -18,9 +18,8 @@ struct MaskedLinear {
 
 // y[:, begin:end], each weight and its mask read once for eight rows of x: for few rows.
 CREST_DECLARE_KERNEL(masked_linear_few, const MaskedLinear&, int64_t begin, int64_t end)
-// y[begin:end, :] from x, both as panels: time goes with the kept weights.
-CREST_DECLARE_KERNEL(masked_linear_sparse, const MaskedLinear&, const Panels& x, const Panels& y, int64_t begin,
-                     int64_t end)
+// y[:, begin:end] from x as panels: time goes with the kept weights.
+CREST_DECLARE_KERNEL(masked_linear_sparse, const MaskedLinear&, const Panels& x, int64_t begin, int64_t end)
 
 namespace cuda {
 void masked_linear(const MaskedLinear&, void* stream);

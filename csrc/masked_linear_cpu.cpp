@@ -16,6 +16,14 @@ namespace {
 
 size_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
+// How many floats a feature takes in all panels of n rows.
+int64_t panel_row(int64_t n, Dtype dtype) {
+  const int64_t bytes = n * (dtype == Dtype::float64 ? 8 : 4), rest = bytes % panel_bytes;
+  int64_t last = rest ? narrowest_panel_bytes : 0;
+  while (last < rest) last *= 2;
+  return (bytes - rest + last) / 4;
+}
+
 }  // namespace
 
 Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
@@ -55,27 +63,25 @@ Regime choose(const Bounds& bounds, int64_t n, const Tensor& mask) {
   return density(mask) > bounds.sparse_or_dense ? Regime::dense : Regime::sparse;
 }
 
-OwnPanels new_panels(const Tensor& like, int64_t n, int64_t k) {
-  const bool wide = like.scalar_type() == ScalarType::Double;
-  const int64_t full = panel_bytes / (wide ? 8 : 4), rest = n % full;
-  int64_t last = rest ? full / (panel_bytes / narrowest_panel_bytes) : 0;
-  while (last < rest) last *= 2;
-  const int64_t size = (n - rest + last) * k;
-  Tensor owner = torch::stable::new_empty(like, {size}, wide ? ScalarType::Double : ScalarType::Float);
-  return {owner, {owner.mutable_data_ptr(), n, k}};
-}
+PanelScratch::PanelScratch(int64_t n, int64_t features, Dtype dtype)
+    : n_(n), row_(panel_row(n, dtype)), scratch_(row_ * features), next_(scratch_.data()) {}
 
-OwnPanels packed(const Tensor& matrix, Dtype dtype) {
-  OwnPanels result = new_panels(matrix, matrix.size(0), matrix.size(1));
-  const Pack args{matrix.const_data_ptr(), result.panels, dtype};
-  const auto kernel = CREST_KERNEL(pack);
-  const int64_t grain = std::max<int64_t>(16, (1 << 15) / args.panels.n);
-  torch::stable::parallel_for(0, args.panels.k, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+Panels PanelScratch::take(int64_t k) {
+  const Panels result{next_, n_, k};
+  next_ += row_ * k;
   return result;
 }
 
-void unpack(const Panels& panels, const std::optional<Tensor>& bias, const Tensor& matrix, Dtype dtype) {
-  const Unpack args{panels, bias ? bias->const_data_ptr() : nullptr, matrix.mutable_data_ptr(), dtype};
+Panels PanelScratch::packed(const Tensor& matrix, Dtype dtype) {
+  const Pack args{matrix.const_data_ptr(), take(matrix.size(1)), dtype};
+  const auto kernel = CREST_KERNEL(pack);
+  const int64_t grain = std::max<int64_t>(16, (1 << 15) / n_);
+  torch::stable::parallel_for(0, args.panels.k, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  return args.panels;
+}
+
+void unpack(const Panels& panels, const Tensor& matrix, Dtype dtype) {
+  const Unpack args{panels, matrix.mutable_data_ptr(), dtype};
   const auto kernel = CREST_KERNEL(unpack);
   const int64_t grain = std::max<int64_t>(16, (1 << 15) / panels.n);
   torch::stable::parallel_for(0, panels.k, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });

@@ -1,9 +1,8 @@
 #pragma once
 // What masked_linear and its gradients share: matrices, and on the CPU the choice of a regime and panels.
-#include <optional>
-
 #include "check.h"
 #include "panels.h"
+#include "scratch.h"
 
 namespace crest {
 
@@ -28,14 +27,19 @@ struct Bounds {
 };
 Regime choose(const Bounds& bounds, int64_t n, const Tensor& mask);
 
-// Uninitialised panels for a matrix (n, k), with the tensor that owns them.
-struct OwnPanels {
-  Tensor owner;
-  Panels panels;
+// Memory for panels of matrices of n rows and in all so many features. There can be one at a time.
+class PanelScratch {
+ public:
+  PanelScratch(int64_t n, int64_t features, Dtype dtype);
+  Panels take(int64_t k);                            // uninitialised
+  Panels packed(const Tensor& matrix, Dtype dtype);  // (n, k)
+
+ private:
+  int64_t n_, row_;
+  Scratch scratch_;
+  float* next_;
 };
-OwnPanels new_panels(const Tensor& like, int64_t n, int64_t k);
-OwnPanels packed(const Tensor& matrix, Dtype dtype);  // (n, k)
-void unpack(const Panels& panels, const std::optional<Tensor>& bias, const Tensor& matrix, Dtype dtype);
+void unpack(const Panels& panels, const Tensor& matrix, Dtype dtype);
 
 // out (rows, columns) = that block of weight where mask, else 0.
 void apply_mask_block(const Tensor& weight, const Tensor& mask, Dtype dtype, int64_t row, int64_t column,

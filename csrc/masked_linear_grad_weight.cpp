@@ -65,11 +65,11 @@ void on_cpu(const MaskedLinearGradWeight& args, const Tensor& grad, const Tensor
     const int64_t grain = 1 + (1 << 15) / ((args.n + 1) * args.k);
     torch::stable::parallel_for(0, args.m, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   } else if (regime == Regime::sparse) {
-    const OwnPanels g = packed(grad, args.dtype), in = packed(x, args.dtype);
+    PanelScratch scratch(args.n, args.m + args.k, args.dtype);
+    const Panels g = scratch.packed(grad, args.dtype), in = scratch.packed(x, args.dtype);
     const auto kernel = CREST_KERNEL(masked_linear_grad_weight_sparse);
     constexpr int64_t grain = 16;
-    torch::stable::parallel_for(0, args.m, grain,
-                                [&](int64_t begin, int64_t end) { kernel(args, g.panels, in.panels, begin, end); });
+    torch::stable::parallel_for(0, args.m, grain, [&](int64_t begin, int64_t end) { kernel(args, g, in, begin, end); });
   } else {
     dense(args, grad, x, mask, grad_weight);
   }

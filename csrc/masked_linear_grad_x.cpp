@@ -68,12 +68,13 @@ void on_cpu(const MaskedLinearGradX& args, const Tensor& grad, const Tensor& wei
     constexpr int64_t grain = 256;
     torch::stable::parallel_for(0, args.k, grain, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   } else if (regime == Regime::sparse) {
-    const OwnPanels in = packed(grad, args.dtype), out = new_panels(grad, args.n, args.k);
+    PanelScratch scratch(args.n, args.m + args.k, args.dtype);
+    const Panels in = scratch.packed(grad, args.dtype), out = scratch.take(args.k);
     const auto kernel = CREST_KERNEL(masked_linear_grad_x_sparse);
     constexpr int64_t grain = 128;
     torch::stable::parallel_for(0, args.k, grain,
-                                [&](int64_t begin, int64_t end) { kernel(args, in.panels, out.panels, begin, end); });
-    unpack(out.panels, std::nullopt, grad_x, args.dtype);
+                                [&](int64_t begin, int64_t end) { kernel(args, in, out, begin, end); });
+    unpack(out, grad_x, args.dtype);
   } else {
     dense(args, grad, weight, mask, grad_x);
   }

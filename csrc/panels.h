@@ -27,9 +27,8 @@ struct Pack {
 
 struct Unpack {
   Panels panels;
-  const void* bias;  // (k,), or nullptr
-  void* matrix;      // (n, k), written
-  Dtype dtype;       // of matrix and bias
+  void* matrix;  // (n, k), written
+  Dtype dtype;   // of matrix
 };
 
 // Both do features [begin, end) of k.

@@ -2,6 +2,7 @@
 // What the sparse kernels share: panels, and the kept weights of a block of rows and columns.
 #include "../panels.h"
 #include "compress.h"
+#include "transpose.h"
 
 namespace crest::CREST_ISA {
 
@@ -44,23 +45,51 @@ inline void clear(const Panels& a, int64_t first, int64_t last, int64_t begin, i
     });
 }
 
+// Features [begin, end) of panel p, plus bias, to the rows of matrix (n, stride) that it holds. Features go by the line
+// of cache, lest each line of a matrix with rows a power of two apart leaves the cache before its second half comes.
+template <class A, class T>
+inline void unpack_panel(const Panels& a, int64_t p, int64_t begin, int64_t end, const T* bias, T* matrix,
+                         int64_t stride) {
+  using V = Vec<A>;
+  constexpr int line = max<int>(64 / sizeof(T), V::width);
+  const A* data = panel<A>(a, p);
+  T* y = matrix + p * full_panel<A> * stride;
+  with_row<A>(a, p, [&](auto features) {
+    constexpr int width = features.width;
+    const int rows = static_cast<int>(min<int64_t>(a.n - p * full_panel<A>, width));
+    const int64_t whole = end - (end - begin) % V::width;
+    for (int64_t j = begin; j < whole; j += line)
+      for (int r = 0; r < rows; r += V::width)
+        for (int64_t l = j; l < min(j + line, whole); l += V::width) {
+          V square[V::width];
+          for (int i = 0; i < V::width; ++i) square[i] = V::load(data + (l + i) * width + r);
+          transpose(square);
+          const V offset = bias ? V::load(bias + l) : V::zero();
+          for (int i = 0; i < min(rows - r, V::width); ++i) (square[i] + offset).store(y + (r + i) * stride + l);
+        }
+    for (int64_t j = whole; j < end; ++j)
+      for (int r = 0; r < rows; ++r) narrow(data[j * width + r] + (bias ? widen(bias[j]) : A{0}), y[r * stride + j]);
+  });
+}
+
 // The kept weights of up to `rows` rows and `columns` columns, in the order they lie in memory, and their columns;
-// cut along the columns into tiles, so that the part of a panel they meet stays in cache while all rows use it.
+// cut along the columns into tiles, so that the part of a panel they meet stays in cache while all rows use it: in
+// the first level, but where few registers make a row, ends of tiles cost more than the second.
 template <class A>
 struct Kept {
-  static constexpr int rows = 64, tile = 256, tiles = 2, columns = tile * tiles;
+  static constexpr int rows = 64, tile = register_bytes == 64 ? 256 : 128, tiles = 512 / tile, columns = tile * tiles;
   // Segments are padded with zeros in column 0, for kernels that take several positions at once.
-  static constexpr int most_padding = 16;
+  static constexpr int most_padding = 4, most = rows * (columns + tiles * most_padding) + 16;
 
-  A values[rows * (columns + tiles * most_padding) + most_padding];
-  uint16_t index[rows * (columns + tiles * most_padding) + most_padding];
+  A values[most];
+  uint8_t index[most];
   struct {
     int begin, count;
   } segments[rows][tiles];
 
   struct Segment {
     A* values;
-    uint16_t* index;
+    uint8_t* index;
     int count;
   };
   Segment segment(int row, int t) {
@@ -68,9 +97,11 @@ struct Kept {
     return {values + begin, index + begin, count};
   }
 
-  // From weight and mask (row_count, column_count) in matrices of k columns. `padding` is a power of two.
+  // From weight and mask (row_count, column_count) in matrices of k columns. `padding` is a power of two. Inlined, it
+  // and the product would take registers from each other.
   template <class T>
-  void gather(const T* weight, const bool* mask, int64_t k, int row_count, int column_count, int padding) {
+  __attribute__((noinline)) void gather(const T* weight, const bool* mask, int64_t k, int row_count, int column_count,
+                                        int padding) {
     int at = 0;
     for (int row = 0; row < row_count; ++row) {
       for (int t = 0; t * tile < column_count; ++t) {
@@ -78,10 +109,10 @@ struct Kept {
         const int n = min(column_count - t * tile, tile);
         const int count = compress(weight + first, mask + first, n, k, values + at, index + at);
         segments[row][t] = {at, count};
-        for (at += count; at & (padding - 1); ++at) {
-          values[at] = 0;
-          index[at] = 0;
-        }
+        at += count;
+        std::memset(values + at, 0, most_padding * sizeof(A));
+        std::memset(index + at, 0, most_padding);
+        at = (at + padding - 1) & -padding;
       }
     }
   }
