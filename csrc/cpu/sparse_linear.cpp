@@ -1,6 +1,7 @@
 #include "../sparse_linear.h"
 
 #include "transpose.h"
+#include "unroll.h"
 
 namespace crest::CREST_ISA {
 namespace {
@@ -154,20 +155,24 @@ inline void add_slice(Row, const float* values, const uint8_t* columns, const ui
   using V = typename Row::V;
   constexpr int together = Row::together, held = Row::held;
   for (int lane = 0; lane < slice_rows; lane += together) {
+    float* at[together];
+    for (int t = 0; t < together; ++t) at[t] = y + rows[lane + t] * Row::width;
     for (int first = 0; first < Row::width; first += held * V::width) {
       V sum[together][held];
-      for (int t = 0; t < together; ++t)
-        for (int r = 0; r < held; ++r) sum[t][r] = V::load(y + rows[lane + t] * Row::width + first + r * V::width);
+      // GCC would keep the sums in memory, and copy them there and back, if it were not told what each index is.
+      const auto each = [](const auto& f) CREST_INLINE {
+        unroll<together>([&](auto t) CREST_INLINE { unroll<held>([&](auto r) CREST_INLINE { f(t, r); }); });
+      };
+      each([&](auto t, auto r) CREST_INLINE { sum[t][r] = V::load(at[t] + first + r * V::width); });
       const float* v = values + lane;
       const uint8_t* c = columns + lane;
       for (int64_t i = 0; i < steps; ++i, v += slice_rows, c += slice_rows)
-        for (int t = 0; t < together; ++t) {
+        unroll<together>([&](auto t) CREST_INLINE {
           const V w = V::all(v[t]);
           const float* from = x + c[t] * Row::width + first;
-          for (int r = 0; r < held; ++r) sum[t][r] = w * V::load(from + r * V::width) + sum[t][r];
-        }
-      for (int t = 0; t < together; ++t)
-        for (int r = 0; r < held; ++r) sum[t][r].store(y + rows[lane + t] * Row::width + first + r * V::width);
+          unroll<held>([&](auto r) CREST_INLINE { sum[t][r] = w * V::load(from + r * V::width) + sum[t][r]; });
+        });
+      each([&](auto t, auto r) CREST_INLINE { sum[t][r].store(at[t] + first + r * V::width); });
     }
   }
 }
