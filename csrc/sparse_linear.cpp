@@ -83,8 +83,8 @@ void on_cpu(const SparseLinear& args, const Tensor& x, int64_t steps) {
     return;
   }
   int64_t last = narrowest_panel;  // width of the last panel
-  while (last < (args.n - 1) % panel_rows + 1) last *= 2;
-  const Tensor panels = torch::stable::new_empty(x, {((args.n - 1) / panel_rows * panel_rows + last) * args.k});
+  while (last < (args.n - 1) % widest_panel + 1) last *= 2;
+  const Tensor panels = torch::stable::new_empty(x, {((args.n - 1) / widest_panel * widest_panel + last) * args.k});
   float* p = panels.mutable_data_ptr<float>();
   const auto pack = CREST_KERNEL(sparse_linear_pack);
   torch::stable::parallel_for(0, args.k, std::max<int64_t>(16, (1 << 15) / args.n),
