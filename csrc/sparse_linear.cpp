@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "cuda_device.h"
+#include "scratch.h"
 
 namespace crest {
 namespace {
@@ -74,7 +75,7 @@ Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& column
   return y;
 }
 
-void on_cpu(const SparseLinear& args, const Tensor& x, int64_t steps) {
+void on_cpu(const SparseLinear& args, const Tensor&, int64_t steps) {
   const int64_t grain = 1 + (1 << 12) / args.n;
   if (args.n <= few_rows_of_x) {
     const auto kernel = CREST_KERNEL(sparse_linear_few);
@@ -84,8 +85,8 @@ void on_cpu(const SparseLinear& args, const Tensor& x, int64_t steps) {
   }
   int64_t last = narrowest_panel;  // width of the last panel
   while (last < (args.n - 1) % widest_panel + 1) last *= 2;
-  const Tensor panels = torch::stable::new_empty(x, {((args.n - 1) / widest_panel * widest_panel + last) * args.k});
-  float* p = panels.mutable_data_ptr<float>();
+  Scratch panels(((args.n - 1) / widest_panel * widest_panel + last) * args.k);
+  float* p = panels.data();
   const auto pack = CREST_KERNEL(sparse_linear_pack);
   torch::stable::parallel_for(0, args.k, std::max<int64_t>(16, (1 << 15) / args.n),
                               [&](int64_t begin, int64_t end) { pack(args, p, begin, end); });
