@@ -93,11 +93,13 @@ class Tile {
     constexpr int registers = slice_rows / V::width;
     V sum[registers] = {};
     for (int64_t i = 0; i < steps; ++i, values += slice_rows, columns += slice_rows)
-      for (int r = 0; r < registers; ++r) {
+      unroll<registers>([&](auto r) CREST_INLINE {
+        uint64_t packed = 0;  // columns by one load: loads bound this loop
+        std::memcpy(&packed, columns + r * V::width, V::width);
         V x;
-        for (int l = 0; l < V::width; ++l) x.v[l] = x_[columns[r * V::width + l]];
+        unroll<V::width>([&](auto l) CREST_INLINE { x.v[int{l}] = x_[packed >> 8 * l & 255]; });
         sum[r] = fma(V::load(values + r * V::width), x, sum[r]);
-      }
+      });
     for (int r = 0; r < registers; ++r) sum[r].store(sums + r * V::width);
   }
 
