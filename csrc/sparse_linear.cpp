@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "aten.h"
 #include "check.h"
 #include "cuda_device.h"
 #include "scratch.h"
@@ -61,7 +62,7 @@ Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& column
 
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = m;
-  Tensor y = torch::stable::new_empty(x, shape);
+  Tensor y = aten::empty(x, shape);
   if (y.numel() == 0) return y;
   const Tensor in = in_order(x), v = in_order(values), c = in_order(columns), r = in_order(rows), s = in_order(steps),
                l = in_order(slices);
