@@ -96,6 +96,7 @@ class Tile {
       unroll<registers>([&](auto r) CREST_INLINE {
         uint64_t packed = 0;  // columns by one load: loads bound this loop
         std::memcpy(&packed, columns + r * V::width, V::width);
+        if constexpr (r == 0) prefetch(values);
         V x;
         unroll<V::width>([&](auto l) CREST_INLINE { x.v[int{l}] = x_[packed >> 8 * l & 255]; });
         sum[r] = fma(V::load(values + r * V::width), x, sum[r]);
