@@ -2,9 +2,11 @@
 // The few ops of torch itself that ours call, through the stable ABI.
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "check.h"
 
@@ -14,6 +16,22 @@ template <size_t n>
 void call(const char* op, const char* overload, std::array<StableIValue, n> stack) {
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, overload, stack.data(), TORCH_ABI_VERSION));
   torch::stable::detail::to<Tensor>(stack[0]);  // the result is `out` again: give the handle back
+}
+
+// An uninitialised contiguous tensor of the dtype and on the device of another. torch::stable::new_empty looks its op
+// up by name, which takes as long as a small layer.
+inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= std::max<int64_t>(sizes[i], 1)) strides[i] = stride;
+  int32_t dtype, device, index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &index));
+  AtenTensorHandle made;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                                  dtype, device, index, &made));
+  return Tensor(made);
 }
 
 inline Tensor rows(Tensor t, int64_t first, int64_t count) { return torch::stable::narrow(t, 0, first, count); }

@@ -7,8 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "aten.h"
 #include "check.h"
 #include "cuda_device.h"
+#include "scratch.h"
 
 namespace crest {
 namespace {
@@ -60,7 +62,7 @@ Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& column
 
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = m;
-  Tensor y = torch::stable::new_empty(x, shape);
+  Tensor y = aten::empty(x, shape);
   if (y.numel() == 0) return y;
   const Tensor in = in_order(x), v = in_order(values), c = in_order(columns), r = in_order(rows), s = in_order(steps),
                l = in_order(slices);
@@ -74,7 +76,7 @@ Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& column
   return y;
 }
 
-void on_cpu(const SparseLinear& args, const Tensor& x, int64_t steps) {
+void on_cpu(const SparseLinear& args, const Tensor&, int64_t steps) {
   const int64_t grain = 1 + (1 << 12) / args.n;
   if (args.n <= few_rows_of_x) {
     const auto kernel = CREST_KERNEL(sparse_linear_few);
@@ -83,9 +85,9 @@ void on_cpu(const SparseLinear& args, const Tensor& x, int64_t steps) {
     return;
   }
   int64_t last = narrowest_panel;  // width of the last panel
-  while (last < (args.n - 1) % panel_rows + 1) last *= 2;
-  const Tensor panels = torch::stable::new_empty(x, {((args.n - 1) / panel_rows * panel_rows + last) * args.k});
-  float* p = panels.mutable_data_ptr<float>();
+  while (last < (args.n - 1) % widest_panel + 1) last *= 2;
+  Scratch panels(((args.n - 1) / widest_panel * widest_panel + last) * args.k);
+  float* p = panels.data();
   const auto pack = CREST_KERNEL(sparse_linear_pack);
   torch::stable::parallel_for(0, args.k, std::max<int64_t>(16, (1 << 15) / args.n),
                               [&](int64_t begin, int64_t end) { pack(args, p, begin, end); });

@@ -37,8 +37,9 @@ struct SparseLinear {
 };
 
 // Panels: x feature-major, so that one non-zero meets many rows of x in consecutive memory. Panel p holds rows
-// [p c, p c + width) as (k, width), where c = 64 and the last panel has 8, 16, 32 or 64; rows beyond n are zero.
-constexpr int64_t panel_rows = 64, narrowest_panel = 8;
+// [p c, p c + width) as (k, width); the last panel has 8, 16, 32 or 64; rows beyond n are zero. Each instruction set
+// has its c, and none needs more room than one of 64.
+constexpr int64_t widest_panel = 64, narrowest_panel = 8;
 
 // Up to this many rows of x go without panels, one by one.
 constexpr int64_t few_rows_of_x = 2;

@@ -1,18 +1,22 @@
 #include "../sparse_linear.h"
 
 #include "transpose.h"
+#include "unroll.h"
 
 namespace crest::CREST_ISA {
 namespace {
 
-// f(block) for the blocks of a share of the steps.
-template <class F>
-inline void for_each_block(const SparseLinear& a, int64_t begin, int64_t end, const F& f) {
-  for (int64_t block = 0; block < a.blocks; ++block) {
-    const int64_t first = a.steps[a.slices[block * a.tiles]];
-    if (begin <= first && first < end) f(block);
+// The blocks whose first step is in [begin, end): [first, last).
+struct Share {
+  int64_t first = 0, last = 0;
+  Share(const SparseLinear& a, int64_t begin, int64_t end) {
+    for (int64_t block = 0; block < a.blocks; ++block) {
+      const int64_t step = a.steps[a.slices[block * a.tiles]];
+      first += step < begin;
+      last += step < end;
+    }
   }
-}
+};
 
 inline float activate(const SparseLinear& a, float y, int64_t row) {
   y += a.bias ? a.bias[row] : 0;
@@ -89,11 +93,14 @@ class Tile {
     constexpr int registers = slice_rows / V::width;
     V sum[registers] = {};
     for (int64_t i = 0; i < steps; ++i, values += slice_rows, columns += slice_rows)
-      for (int r = 0; r < registers; ++r) {
+      unroll<registers>([&](auto r) CREST_INLINE {
+        uint64_t packed = 0;  // columns by one load: loads bound this loop
+        std::memcpy(&packed, columns + r * V::width, V::width);
+        if constexpr (r == 0) prefetch(values);
         V x;
-        for (int l = 0; l < V::width; ++l) x.v[l] = x_[columns[r * V::width + l]];
+        unroll<V::width>([&](auto l) CREST_INLINE { x.v[int{l}] = x_[packed >> 8 * l & 255]; });
         sum[r] = fma(V::load(values + r * V::width), x, sum[r]);
-      }
+      });
     for (int r = 0; r < registers; ++r) sum[r].store(sums + r * V::width);
   }
 
@@ -116,6 +123,13 @@ inline void add_cell(const SparseLinear& a, int64_t cell, const Tile& x, float* 
 
 // ---- more rows: panels ----
 
+// A tile of a panel, read without order, must leave room for what else passes through the first level of cache.
+constexpr int64_t panel_rows = register_bytes == 64 ? 64 : 32;
+static_assert(panel_rows <= widest_panel);
+
+// Blocks that a tile of a panel meets before the next tile.
+constexpr int64_t blocks_together = 2;
+
 // A row of a panel: width numbers. `held` registers of sums for each of `together` rows of weight hide the latency of
 // an fma, and are as many as the small register files of SSE2 and AVX2 have room for.
 template <int size>
@@ -128,7 +142,8 @@ struct PanelRow {
 // f(PanelRow{}) of a panel of `rows` or more.
 template <class F>
 inline void with_row(int64_t rows, const F& f) {
-  if (rows > 32) return f(PanelRow<64>{});
+  if constexpr (panel_rows > 32)
+    if (rows > 32) return f(PanelRow<64>{});
   if (rows > 16) return f(PanelRow<32>{});
   if (rows > 8) return f(PanelRow<16>{});
   return f(PanelRow<8>{});
@@ -147,6 +162,16 @@ inline const float* decode(const T* values, int64_t count, float* to) {
   return to;
 }
 
+// all(p[0]) and all(p[1]) by one load.
+template <class V, int... lane>
+CREST_INLINE inline void all_of_two(const float* p, V* w, std::integer_sequence<int, lane...>) {
+  int64_t bits;
+  std::memcpy(&bits, p, sizeof bits);
+  const auto two = (typename V::Register)Vec<int64_t, sizeof(V)>::all(bits).v;
+  w[0].v = __builtin_shufflevector(two, two, (lane & ~1)...);
+  w[1].v = __builtin_shufflevector(two, two, (lane | 1)...);
+}
+
 // y[row] (width) += the products of a slice with x (columns of a tile, width).
 template <class Row>
 inline void add_slice(Row, const float* values, const uint8_t* columns, const uint8_t* rows, int64_t steps,
@@ -154,20 +179,32 @@ inline void add_slice(Row, const float* values, const uint8_t* columns, const ui
   using V = typename Row::V;
   constexpr int together = Row::together, held = Row::held;
   for (int lane = 0; lane < slice_rows; lane += together) {
+    float* at[together];
+    for (int t = 0; t < together; ++t) at[t] = y + rows[lane + t] * Row::width;
     for (int first = 0; first < Row::width; first += held * V::width) {
       V sum[together][held];
-      for (int t = 0; t < together; ++t)
-        for (int r = 0; r < held; ++r) sum[t][r] = V::load(y + rows[lane + t] * Row::width + first + r * V::width);
+      // GCC would keep the sums in memory, and copy them there and back, if it were not told what each index is.
+      const auto each = [](const auto& f) CREST_INLINE {
+        unroll<together>([&](auto t) CREST_INLINE { unroll<held>([&](auto r) CREST_INLINE { f(t, r); }); });
+      };
+      each([&](auto t, auto r) CREST_INLINE { sum[t][r] = V::load(at[t] + first + r * V::width); });
       const float* v = values + lane;
       const uint8_t* c = columns + lane;
-      for (int64_t i = 0; i < steps; ++i, v += slice_rows, c += slice_rows)
-        for (int t = 0; t < together; ++t) {
-          const V w = V::all(v[t]);
-          const float* from = x + c[t] * Row::width + first;
-          for (int r = 0; r < held; ++r) sum[t][r] = w * V::load(from + r * V::width) + sum[t][r];
-        }
-      for (int t = 0; t < together; ++t)
-        for (int r = 0; r < held; ++r) sum[t][r].store(y + rows[lane + t] * Row::width + first + r * V::width);
+      for (int64_t i = 0; i < steps; ++i, v += slice_rows, c += slice_rows) {
+        // Loads bound this loop: one of them brings the columns of all rows, and one the values of two.
+        uint64_t packed = 0;
+        std::memcpy(&packed, c, together);
+        V w[2];
+        unroll<together>([&](auto t) CREST_INLINE {
+          if constexpr (together == 1)
+            w[0] = V::all(v[0]);
+          else if constexpr (t % 2 == 0)
+            all_of_two(v + t, w, std::make_integer_sequence<int, V::width>{});
+          const float* from = x + (packed >> 8 * t & 255) * Row::width + first;
+          unroll<held>([&](auto r) CREST_INLINE { sum[t][r] = w[t % 2] * V::load(from + r * V::width) + sum[t][r]; });
+        });
+      }
+      each([&](auto t, auto r) CREST_INLINE { sum[t][r].store(at[t] + first + r * V::width); });
     }
   }
 }
@@ -183,13 +220,14 @@ inline void finish(Row, const SparseLinear& a, const float* sums, int64_t at, in
     for (int64_t i = 0; i < whole; i += V::width) {
       const V bias = a.bias ? V::load(a.bias + first + i) : V::zero();
       V square[V::width];
-      for (int l = 0; l < V::width; ++l) square[l] = V::load(sums + (i + l) * Row::width + r);
+      unroll<V::width>([&](auto l) CREST_INLINE { square[l] = V::load(sums + (i + l) * Row::width + r); });
       transpose(square);
-      for (int64_t l = 0; l < min<int64_t>(n - r, V::width); ++l) {
+      unroll<V::width>([&](auto l) CREST_INLINE {
+        if (r + l >= n) return;
         V out = square[l] + bias;
         if (a.relu) out.v = out.v < V::zero().v ? V::zero().v : out.v;  // a NaN stays
         out.store(y + (r + l) * a.m + i);
-      }
+      });
     }
   for (int64_t i = whole; i < rows; ++i)
     for (int64_t r = 0; r < n; ++r) y[r * a.m + i] = activate(a, sums[i * Row::width + r], first + i);
@@ -198,7 +236,8 @@ inline void finish(Row, const SparseLinear& a, const float* sums, int64_t at, in
 }  // namespace
 
 void sparse_linear_few(const SparseLinear& a, int64_t begin, int64_t end) {
-  for_each_block(a, begin, end, [&](int64_t block) {
+  const Share share(a, begin, end);
+  for (int64_t block = share.first; block < share.last; ++block) {
     const int64_t first = block * a.block_rows, rows = min(a.m - first, a.block_rows);
     for (int64_t i = 0; i < a.n; ++i) {
       float sums[most_block_rows] = {}, padded[tile_columns];
@@ -214,7 +253,7 @@ void sparse_linear_few(const SparseLinear& a, int64_t begin, int64_t end) {
       }
       for (int64_t r = 0; r < rows; ++r) a.y[i * a.m + first + r] = activate(a, sums[r], first + r);
     }
-  });
+  }
 }
 
 void sparse_linear_pack(const SparseLinear& a, float* panels, int64_t begin, int64_t end) {
@@ -227,9 +266,10 @@ void sparse_linear_pack(const SparseLinear& a, float* panels, int64_t begin, int
     for (int64_t r = 0; r < row.width; r += V::width)
       for (int64_t j = begin; j < whole; j += V::width) {
         V square[V::width];
-        for (int l = 0; l < V::width; ++l) square[l] = r + l < n ? V::load(x + (r + l) * a.k + j) : V::zero();
+        unroll<V::width>([&](auto l)
+                             CREST_INLINE { square[l] = r + l < n ? V::load(x + (r + l) * a.k + j) : V::zero(); });
         transpose(square);
-        for (int l = 0; l < V::width; ++l) square[l].store(panel + (j + l) * row.width + r);
+        unroll<V::width>([&](auto l) CREST_INLINE { square[l].store(panel + (j + l) * row.width + r); });
       }
     for (int64_t j = whole; j < end; ++j)
       for (int64_t r = 0; r < row.width; ++r) panel[j * row.width + r] = r < n ? x[r * a.k + j] : 0;
@@ -237,31 +277,34 @@ void sparse_linear_pack(const SparseLinear& a, float* panels, int64_t begin, int
 }
 
 void sparse_linear_panels(const SparseLinear& a, const float* panels, int64_t begin, int64_t end) {
-  for_each_block(a, begin, end, [&](int64_t block) {
-    const int64_t first = block * a.block_rows, rows = min(a.m - first, a.block_rows);
+  const Share share(a, begin, end);
+  for (int64_t block = share.first; block < share.last; block += blocks_together) {
+    const int64_t blocks = min(blocks_together, share.last - block);
+    const int64_t first = block * a.block_rows, rows = min(a.m - first, blocks * a.block_rows);
     for_each_panel(a, [&](auto row, int64_t at) {
-      float sums[most_block_rows * row.width], decoded[tile_columns * slice_rows];
-      std::memset(sums, 0, a.block_rows * row.width * sizeof(float));
+      alignas(64) float sums[blocks_together * most_block_rows * row.width], decoded[tile_columns * slice_rows];
+      std::memset(sums, 0, blocks * a.block_rows * row.width * sizeof(float));
       for (int64_t tile = 0; tile < a.tiles; ++tile) {
         const float* x = panels + at * a.k + tile * tile_columns * row.width;
         const char* next = reinterpret_cast<const char*>(x + tile_columns * row.width);
-        const int64_t cell = block * a.tiles + tile, slices = a.slices[cell + 1] - a.slices[cell];
-        for (int64_t slice = a.slices[cell]; slice < a.slices[cell + 1]; ++slice) {
-          // Rows of the next tile are met in no order that hardware foresees: ask for a share of it in each slice.
-          const int64_t share = (tile_columns * row.width * 4 / 64 + slices - 1) / slices * 64;
-          for (int64_t line = 0; line < share; line += 64) __builtin_prefetch(next + line, 0, 2);
-          next += share;
-          const int64_t steps = a.steps[slice + 1] - a.steps[slice], from = slice_rows * a.steps[slice];
-          dispatch(a.dtype, [&](auto type) {
-            const auto* values = static_cast<const typename decltype(type)::type*>(a.values) + from;
-            add_slice(row, decode(values, steps * slice_rows, decoded), a.columns + from, a.rows + slice * slice_rows,
-                      steps, x, sums);
-          });
+        for (int64_t b = 0; b < blocks; ++b) {
+          const int64_t cell = (block + b) * a.tiles + tile, slices = a.slices[cell + 1] - a.slices[cell];
+          for (int64_t slice = a.slices[cell]; slice < a.slices[cell + 1]; ++slice) {
+            // Rows of the next tile are met in no order that hardware foresees: ask for a share of it in each slice.
+            const int64_t lines = tile_columns * row.width * 4 / 64, ask = (lines - 1) / (blocks * slices) + 1;
+            for (int64_t line = 0; line < ask; ++line, next += 64) __builtin_prefetch(next, 0, 2);
+            const int64_t steps = a.steps[slice + 1] - a.steps[slice], from = slice_rows * a.steps[slice];
+            dispatch(a.dtype, [&](auto type) {
+              const auto* values = static_cast<const typename decltype(type)::type*>(a.values) + from;
+              add_slice(row, decode(values, steps * slice_rows, decoded), a.columns + from, a.rows + slice * slice_rows,
+                        steps, x, sums + b * a.block_rows * row.width);
+            });
+          }
         }
       }
       finish(row, a, sums, at, first, rows);
     });
-  });
+  }
 }
 
 }  // namespace crest::CREST_ISA

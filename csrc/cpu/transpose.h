@@ -1,8 +1,6 @@
 #pragma once
 // Transposing a square of registers, and summing each of them: log2(width) rounds of the same two shuffles.
-#include <utility>  // for integer_sequence, a type
-
-#include "vec.h"
+#include "unroll.h"
 
 namespace crest::CREST_ISA {
 
@@ -23,10 +21,11 @@ inline void swap_lanes(Vec<A, bytes>& a, Vec<A, bytes>& b) {
 
 // Lane j of rows[i] becomes lane i of rows[j].
 template <class A, int bytes, int h = Vec<A, bytes>::width / 2>
-inline void transpose(Vec<A, bytes>* rows) {
+CREST_INLINE inline void transpose(Vec<A, bytes>* rows) {
   if constexpr (h > 0) {
-    for (int i = 0; i < Vec<A, bytes>::width; ++i)
-      if (!(i & h)) swap_lanes<h>(rows[i], rows[i + h]);
+    unroll<Vec<A, bytes>::width>([&](auto i) CREST_INLINE {
+      if constexpr (!(i & h)) swap_lanes<h>(rows[i], rows[i + h]);
+    });
     transpose<A, bytes, h / 2>(rows);
   }
 }

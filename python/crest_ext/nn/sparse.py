@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +73,10 @@ class SparseLinear(Packed):
         return int(self.values.count_nonzero()) / max(self.out_features * self.in_features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sparse_linear(x, *self.packed(), self.bias, self.activation)
+        own: Any = self._buffers  # where nn.Module looks for attributes at last; they took as long as a small layer
+        values, columns, rows, steps, slices = [own[name] for name in self.tensors]
+        m, k = self.out_features, self.in_features
+        return sparse_linear(x, values, columns, rows, steps, slices, m, k, own["bias"], self.activation)
 
     def extra_repr(self) -> str:
         shown = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
