@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import crest_ext
+from peers import openvino_options
 from timing import compare
 
 LAYERS = {
@@ -50,20 +51,43 @@ def columns(x: Tensor) -> Any:
     return x.t().contiguous().numpy() if len(x) > 1 else x[0].numpy()
 
 
+def product(weight: Tensor) -> bytes:
+    """x weight^T as an ONNX model, for the engines that read one."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", size])
+        for name, size in zip("yx", weight.shape, strict=True)
+    ]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "layer", ends[1:], ends[:1], [numpy_helper.from_array(weight.t().numpy(), "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
 def onnxruntime(weight: Tensor) -> Layer | str:
     try:
         import onnxruntime as ort
-        from onnx import TensorProto, helper, numpy_helper
+
+        model = product(weight)
     except ImportError:
         return "not installed"
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
-    node = helper.make_node("MatMul", ["x", "w"], ["y"])
-    graph = helper.make_graph([node], "layer", ends[:1], ends[1:], [numpy_helper.from_array(weight.t().numpy(), "w")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda x: partial(session.run, None, {"x": x.numpy()})
+
+
+def openvino(weight: Tensor) -> Layer | str:
+    try:
+        import openvino as ov
+
+        model = product(weight)
+    except ImportError:
+        return "not installed"
+    core = ov.Core()
+    request = core.compile_model(core.read_model(model, b""), "CPU", openvino_options()).create_infer_request()
+    return lambda x: partial(request.infer, [x.numpy()])
 
 
 def torch_csr(weight: Tensor) -> Layer:
@@ -76,7 +100,13 @@ def torch_csr(weight: Tensor) -> Layer:
 @lru_cache(maxsize=1)  # the next case is most likely of the same weight
 def peers(m: int, k: int, zeros: float) -> tuple[Tensor, crest_ext.PackedSparse, dict[str, Layer | str]]:
     weight = torch.where(torch.rand(m, k) < zeros, 0, torch.randn(m, k))
-    made = {"torch CSR": torch_csr, "scipy": scipy_csr, "MKL": mkl, "ONNX Runtime": onnxruntime}
+    made = {
+        "torch CSR": torch_csr,
+        "scipy": scipy_csr,
+        "MKL": mkl,
+        "ONNX Runtime": onnxruntime,
+        "OpenVINO": openvino,
+    }
     return weight, crest_ext.pack_sparse(weight), {name: make(weight) for name, make in made.items()}
 
 

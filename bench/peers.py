@@ -39,13 +39,16 @@ def openvino(module: nn.Module, x: Tensor) -> Function | str:
         import openvino as ov
     except ImportError as error:
         return f"{error.name} is not installed"
-    options = {
+    compiled = _with_onnx(module, x, lambda path: ov.Core().compile_model(path, "CPU", openvino_options()))
+    return compiled if isinstance(compiled, str) else partial(compiled.create_infer_request().infer, [x.numpy()])
+
+
+def openvino_options() -> dict[str, Any]:
+    return {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = _with_onnx(module, x, lambda path: ov.Core().compile_model(path, "CPU", options))
-    return compiled if isinstance(compiled, str) else partial(compiled.create_infer_request().infer, [x.numpy()])
 
 
 def litert(module: nn.Module, x: Tensor) -> Function | str:
