@@ -88,6 +88,37 @@ inline void sample(Row, Tile<A>& at, const A* grad, const A* x) {
   }
 }
 
+// grad_weight[begin:end, :] for the only panel, whose row of grad stays in registers: kept positions one by one, as
+// they are found in the mask.
+template <class Row, class T, class A>
+inline void sample_in_place(Row, const MaskedLinearGradWeight& a, const A* grad, const A* x, int64_t begin,
+                            int64_t end) {
+  using V = Vec<A>;
+  constexpr int rows = 64, tile = 32768 / (Row::width * static_cast<int>(sizeof(A)));  // x's part stays in cache
+  for (int64_t i = begin; i < end; i += rows)
+    for (int64_t first = 0; first < a.k; first += tile)
+      for (int64_t row = i; row < min(i + rows, end); ++row) {
+        V g[Row::registers];
+        for (int r = 0; r < Row::registers; ++r) g[r] = V::load(grad + row * Row::width + r * V::width);
+        const int64_t last = min(first + tile, a.k);
+        const bool* mask = a.mask + row * a.k;
+        T* out = static_cast<T*>(a.grad_weight) + row * a.k;
+        std::memset(out + first, 0, (last - first) * sizeof(T));
+        for (int64_t j = first; j < last; j += 64) {
+          const int64_t ahead = 2 * a.k + j;  // of memory, which no prefetcher follows from row to row
+          __builtin_prefetch(mask + ahead);
+          for (int l = 0; l < 64; l += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(out + ahead + l, 1);
+          for (uint64_t left = bits(mask + j, static_cast<int>(min<int64_t>(last - j, 64))); left; left &= left - 1) {
+            const int64_t at = j + __builtin_ctzll(left);
+            const A* from = x + at * Row::width;
+            V product = g[0] * V::load(from);
+            for (int r = 1; r < Row::registers; ++r) product = fma(g[r], V::load(from + r * V::width), product);
+            narrow(product.sum(), out[at]);
+          }
+        }
+      }
+}
+
 }  // namespace
 
 void masked_linear_grad_weight_few(const MaskedLinearGradWeight& a, int64_t begin, int64_t end) {
@@ -116,6 +147,17 @@ void masked_linear_grad_weight_sparse(const MaskedLinearGradWeight& a, const Pan
     using T = typename decltype(type)::type;
     using A = Acc<T>;
     using Block = Tile<A>;
+    if (panel_count<A>(x) == 1) {
+      bool done = false;
+      with_row<A>(x, 0, [&](auto row) {
+        // Compressing and expanding take little time on AVX-512, and more rows than eight registers hold would spill.
+        if constexpr (register_bytes < 64 && decltype(row)::registers <= 8) {
+          sample_in_place<decltype(row), T>(row, a, panel<A>(grad, 0), panel<A>(x, 0), begin, end);
+          done = true;
+        }
+      });
+      if (done) return;
+    }
     constexpr int count = 8, width = count * Block::columns;  // tiles side by side: long runs of mask and grad_weight
     // A gradient of this many bytes is out of cache before anybody reads it: 1.3 times as fast at (4096, 9216).
     constexpr int64_t large = int64_t{32} << 20;

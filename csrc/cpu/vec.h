@@ -164,6 +164,12 @@ inline Vec<double> Vec<double>::where(const bool* mask) const {
   const __m256i lanes = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
   return {(Register)_mm256_and_pd(_mm256_castsi256_pd(_mm256_sub_epi64(_mm256_setzero_si256(), lanes)), (__m256d)v)};
 }
+template <>
+inline float Vec<float>::sum() const {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
 
 #elif defined(__aarch64__)
 
