@@ -157,9 +157,8 @@ void linear(const Case& c) {
   const int64_t n = c.sizes[0], m = c.sizes[1], k = c.sizes[2];
   const MaskedLinear a{c[0], c[1], c.mask(2), c[3], c[4], n, m, k, c.dtype};
   if (c.numbers[0] != 0) return in_two<MaskedLinear>(masked_linear_few, a, m);
-  const OwnPanels x(c[0], n, k, c.dtype), y(n, m);
-  in_two(m, [&](int64_t begin, int64_t end) { masked_linear_sparse(a, x.panels, y.panels, begin, end); });
-  in_two<Unpack>(unpack, {y.panels, c[3], c[4], c.dtype}, m);
+  const OwnPanels x(c[0], n, k, c.dtype);
+  in_two(m, [&](int64_t begin, int64_t end) { masked_linear_sparse(a, x.panels, begin, end); });
 }
 
 void linear_grad_x(const Case& c) {
@@ -168,7 +167,7 @@ void linear_grad_x(const Case& c) {
   if (c.numbers[0] != 0) return in_two<MaskedLinearGradX>(masked_linear_grad_x_few, a, k);
   const OwnPanels grad(c[0], n, m, c.dtype), x(n, k);
   in_two(k, [&](int64_t begin, int64_t end) { masked_linear_grad_x_sparse(a, grad.panels, x.panels, begin, end); });
-  in_two<Unpack>(unpack, {x.panels, nullptr, c[3], c.dtype}, k);
+  in_two<Unpack>(unpack, {x.panels, c[3], c.dtype}, k);
 }
 
 void linear_grad_weight(const Case& c) {
