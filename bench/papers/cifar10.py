@@ -16,7 +16,7 @@ from timing import interleaved
 
 BATCH = 128
 EPOCH = 50_000 // BATCH  # steps
-MARGIN = 4  # pixels of black around an image, out of which it is cropped again
+MARGIN = 4  # pixels by which an image is shifted at most
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -44,15 +44,12 @@ class Crops:
     """Batches of standardised images, mirrored and shifted at random. Iterating is one epoch."""
 
     def __init__(self, split: data.Split, seed: int) -> None:
-        self.loader = data.Loader(split, BATCH, shuffle=True, seed=seed)
+        self.loader = data.Loader(split, BATCH, shuffle=True, seed=seed, shift=MARGIN)
         self.generator = torch.Generator().manual_seed(seed)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in self.loader:
-            n, _, _, side = x.shape
-            down, right, mirrored = (torch.randint(k, (n,), generator=self.generator) for k in (9, 9, 2))
-            windows = F.pad(x, (MARGIN,) * 4).unfold(2, side, 1).unfold(3, side, 1)
-            x = windows[torch.arange(n), :, down, right]
+            mirrored = torch.randint(2, (len(x),), generator=self.generator)
             x = torch.where(mirrored.bool().view(-1, 1, 1, 1), x.flip(3), x)
             yield standardized(x), y
 

@@ -29,7 +29,6 @@ class Interval {
 
 class BitEncoder : Interval {
  public:
-  static constexpr bool kDecodes = false;
   Bytes bytes;
 
   bool code(uint32_t p, bool bit) {
@@ -52,8 +51,6 @@ class BitEncoder : Interval {
 // Bytes after the last one are zeros.
 class BitDecoder : Interval {
  public:
-  static constexpr bool kDecodes = true;
-
   explicit BitDecoder(Source source) : in_(source) {
     for (int i = 0; i < 4; ++i) number_ = number_ << 8 | next();
   }

@@ -54,7 +54,7 @@ class Mixer {
     const int step = ((bit ? kCertain : 0) - p) * kMixing.mixer_rate[seen_ / 16] >> 7;
     seen_ += seen_ < 16 * kMixing.mixer_rate.size() - 1;
     for (int i = 0; i < n; ++i) {
-      weights_[i] += (logits[i] * step + (1 << 14)) >> 15;
+      weights_[i] = int32_t(uint32_t(weights_[i]) + uint32_t((logits[i] * step + (1 << 14)) >> 15));  // modulo 2^32
       slots[i]->learn(bit);
     }
     return bit;

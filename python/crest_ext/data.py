@@ -67,13 +67,9 @@ class Loader:
         if not self.shift:
             return x
         n, _, height, width = x.shape
-        down, right = torch.randint(2 * self.shift + 1, (2, n, 1), generator=self._generator).to(x.device)
-        rows = (down + torch.arange(height, device=x.device))[:, None, :, None]
-        columns = (right + torch.arange(width, device=x.device))[:, None, None, :]
-        padded = F.pad(x, (self.shift,) * 4)
-        image = torch.arange(n, device=x.device)[:, None, None, None]
-        channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
-        return padded[image, channel, rows, columns]
+        down, right = torch.randint(2 * self.shift + 1, (2, n), generator=self._generator).to(x.device)
+        windows = F.pad(x, (self.shift,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+        return windows[torch.arange(n, device=x.device), :, down, right]
 
 
 def load(name: str, folder: str | os.PathLike[str] | None = None) -> Dataset:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # as pytest does
+
 from test_tensor import KINDS, REFUSED, encode, some
 
 NUMBERS = {"bool": 0, "int": 1, "float": 2}

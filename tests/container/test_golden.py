@@ -79,6 +79,18 @@ def words_of(tensor: Tensor) -> list[int]:
     return [int.from_bytes(data[i : i + size], "little") for i in range(0, len(data), size)]
 
 
+def check_file(path: Path, golden: Path, expected: dict[str, Tensor], codec: int) -> None:
+    """All tensors of a file are in one codec and its streams in the golden file; so says a second reader too."""
+    with safe_open(path) as got, safe_open(golden) as old:
+        assert {name: got.entry(name).codec for name in got.keys()} == dict.fromkeys(sorted(expected), codec)  # noqa: SIM118
+        assert all(got.entry(name) == old.entry(name) for name in expected)
+    found = load_file(path)
+    _, plain = reader.read_file(path.read_bytes(), DOCS.read_text().split("```")[1].replace("\n", "").encode())
+    for name, tensor in expected.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert words_of(found[name]) == plain[name][2] == words_of(tensor), name
+
+
 @pytest.mark.parametrize("block", [1 << 21, 1000])
 def test_a_second_reader(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/format.md says all that it takes, the dictionary too."""

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_golden import DOCS, words_of
+from test_golden import check_file, words_of
 from test_malformed import BOOL, F16, entry, file
 from torch import Tensor
 
-from codec import reader
-from crest_ext.container import load, load_file, safe_open, save, save_file, scaled
+from crest_ext.container import load, safe_open, save, save_file, scaled
 from crest_ext.container.index import SCALED
 
 GOLDEN = Path(__file__).parent / "golden" / "scaled.crest"
@@ -40,14 +39,7 @@ def test_files(source: str, tmp_path: Path) -> None:
     path = GOLDEN if source == "golden" else tmp_path / "x.crest"
     if source == "new":
         save_file(tensors(), path)
-    with safe_open(path) as got, safe_open(GOLDEN) as golden:
-        assert {name: got.entry(name).codec for name in got.keys()} == dict.fromkeys(sorted(tensors()), SCALED)  # noqa: SIM118
-        assert all(got.entry(name) == golden.entry(name) for name in tensors())
-    found = load_file(path)
-    _, plain = reader.read_file(path.read_bytes(), DOCS.read_text().split("```")[1].replace("\n", "").encode())
-    for name, tensor in tensors().items():
-        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
-        assert words_of(found[name]) == plain[name][2] == words_of(tensor)
+    check_file(path, GOLDEN, tensors(), SCALED)
 
 
 def test_scales_are_not_shared(tmp_path: Path) -> None:

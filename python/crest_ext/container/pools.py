@@ -23,7 +23,7 @@ ROW = 8  # bytes of a stream in the index
 @dataclass(frozen=True)
 class Pool:
     names: tuple[str, ...]
-    cost: int = 0
+    cost: int = 0  # 0: not known
     codec: int = RAW
 
 
@@ -47,7 +47,8 @@ def plan(tensors: Mapping[str, Tensor], threads: int) -> list[tuple[str, ...]]:
         names for names, pays in zip(bins, in_order(lambda b: _mix(b, tensors), bins, threads), strict=True) if pays
     ]
     taken = {name for names in chosen for name in names}
-    pools = chosen + _plain([name for name in names if name not in taken], tensors, threads)
+    rest = _plain([name for name in names if name not in taken], tensors, threads)
+    pools = chosen + [pool.names for pool in rest]
     return sorted(pools, key=lambda pool: pool[0].encode())
 
 
@@ -74,18 +75,19 @@ def _mix(names: Sequence[str], tensors: Mapping[str, Tensor]) -> bool:
     some = [tensors[n] for n in names]
     payload = mixed.encode(some)
     assert payload is not None
-    others = [_try(pool, tensors).cost for pool in _plain(names, tensors, 1)]
-    return codecs.pays(some, len(payload) + ROW, sum(others))
+    others = _plain(names, tensors, 1)
+    cost = sum(pool.cost or _try(pool.names, tensors).cost for pool in others)
+    return codecs.pays(some, len(payload) + ROW, cost)
 
 
-def _plain(names: Sequence[str], tensors: Mapping[str, Tensor], threads: int) -> list[tuple[str, ...]]:
-    """The same without mixed streams."""
+def _plain(names: Sequence[str], tensors: Mapping[str, Tensor], threads: int) -> list[Pool]:
+    """The same without mixed streams; what a large tensor costs is not known yet."""
     alike: dict[tuple[object, ...], list[str]] = {}
-    pools: list[tuple[str, ...]] = []
+    pools: list[Pool] = []
     for name in names:
         t = tensors[name]
         if t.numel() * t.dtype.itemsize > SMALL:
-            pools.append((name,))
+            pools.append(Pool((name,)))
         elif not t.numel():
             alike.setdefault((str(t.dtype), "empty"), []).append(name)
         else:
@@ -95,7 +97,7 @@ def _plain(names: Sequence[str], tensors: Mapping[str, Tensor], threads: int) ->
     for key, found in zip(alike, groups, strict=True):
         by_dtype.setdefault(str(key[0]), []).extend(found)
     for found in in_order(lambda group: _merge(group, tensors), by_dtype.values(), threads):
-        pools += [pool.names for pool in found]
+        pools += found
     return pools
 
 
