@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "aten.h"
 #include "check.h"
 #include "cuda_device.h"
 
@@ -18,7 +19,7 @@ Tensor apply_mask(const Tensor& weight, const Tensor& mask, bool /*straight_thro
 
   const Tensor w = torch::stable::contiguous(weight);
   const Tensor m = torch::stable::contiguous(mask);
-  Tensor y = torch::stable::new_empty(w, w.sizes());
+  Tensor y = aten::empty(w, w.sizes());
   if (y.numel() > 0)
     run(ApplyMask{w.const_data_ptr(), m.const_data_ptr<bool>(), y.mutable_data_ptr(), y.numel(), dtype}, w);
   return y;

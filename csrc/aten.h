@@ -18,12 +18,10 @@ void call(const char* op, const char* overload, std::array<StableIValue, n> stac
   torch::stable::detail::to<Tensor>(stack[0]);  // the result is `out` again: give the handle back
 }
 
-// An uninitialised contiguous tensor of the dtype and on the device of another. torch::stable::new_empty looks its op
+// An uninitialised tensor of the dtype and on the device of another. torch::stable::new_empty and empty look their ops
 // up by name, which takes as long as a small layer.
-inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes) {
-  std::vector<int64_t> strides(sizes.size());
-  int64_t stride = 1;
-  for (size_t i = sizes.size(); i-- > 0; stride *= std::max<int64_t>(sizes[i], 1)) strides[i] = stride;
+inline Tensor empty(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes,
+                    torch::headeronly::IntHeaderOnlyArrayRef strides) {
   int32_t dtype, device, index;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
@@ -32,6 +30,14 @@ inline Tensor empty(const Tensor& like, const std::vector<int64_t>& sizes) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
                                                   dtype, device, index, &made));
   return Tensor(made);
+}
+
+// The same, contiguous.
+inline Tensor empty(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes) {
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= std::max<int64_t>(sizes[i], 1)) strides[i] = stride;
+  return empty(like, sizes, strides);
 }
 
 inline Tensor rows(Tensor t, int64_t first, int64_t count) { return torch::stable::narrow(t, 0, first, count); }

@@ -4,10 +4,11 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <string>
 
 #include "cuda_device.h"
 #include "depthwise_host.h"
+#include "scratch.h"
+#include "text.h"
 
 namespace crest {
 namespace {
@@ -23,7 +24,7 @@ void check_weight(const char* op, const Tensor& weight) {
 
 template <auto run>
 Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
-                        const Ints& padding, const Ints& dilation, const std::string& activation) {
+                        const Ints& padding, const Ints& dilation, const Text& activation) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
   check_weight(op, weight);
   const int64_t n = x.size(0), c = x.size(1), m = weight.size(0);
@@ -129,7 +130,7 @@ Tensor depthwise_conv2d_grad_x(const Tensor& grad, const Tensor& weight, const I
   return grad_x;
 }
 
-void on_cpu(const DepthwiseConv2d& args, const Tensor& y) {
+void on_cpu(const DepthwiseConv2d& args, const Tensor&) {
   const int64_t taps = args.kh * args.kw, channels = std::max(args.in_c, args.out_c);
   const int64_t work = args.out_h * args.out_w * taps;  // of one channel
   constexpr int64_t least = 1 << 15;                    // below this, a thread costs more than it saves
@@ -139,9 +140,8 @@ void on_cpu(const DepthwiseConv2d& args, const Tensor& y) {
                                 [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
     return;
   }
-  const bool wide = args.dtype == Dtype::float64;
-  const Tensor packed = torch::stable::new_empty(y, {taps * channels}, wide ? ScalarType::Double : ScalarType::Float);
-  void* p = packed.mutable_data_ptr();
+  Scratch packed(taps * channels * (args.dtype == Dtype::float64 ? 2 : 1));
+  void* p = packed.data();
   CREST_KERNEL(depthwise_conv2d_pack)(args, p, 0, channels);
   const auto kernel = CREST_KERNEL(depthwise_conv2d_pixels);
   torch::stable::parallel_for(0, args.n * ((args.out_h + 1) / 2), 1 + least / (2 * args.out_w * taps * channels),

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "aten.h"
 #include "cuda_device.h"
 #include "depthwise_host.h"
 
@@ -30,7 +31,7 @@ Tensor depthwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x, const I
   check_same_dtype(op, "x", x, "grad", grad);
   check_same_device(op, "x", x, "grad", grad);
 
-  Tensor grad_weight = torch::stable::new_empty(grad, {m, 1, s.kh, s.kw});
+  Tensor grad_weight = aten::empty(grad, {m, 1, s.kh, s.kw});
   const bool last = is_channels_last(x);
   const Tensor g = in_format(grad, last), in = in_format(x, last);
   run({g.const_data_ptr(),

@@ -1,6 +1,6 @@
 #include "depthwise_host.h"
 
-#include <torch/csrc/stable/ops.h>
+#include "aten.h"
 
 namespace crest {
 namespace {
@@ -75,9 +75,9 @@ Tensor in_format(const Tensor& t, bool channels_last) {
 }
 
 Tensor new_in_format(const Tensor& like, const Ints& sizes, bool channels_last) {
-  if (!channels_last) return torch::stable::new_empty(like, sizes);
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              MemoryFormat::ChannelsLast);
+  if (!channels_last) return aten::empty(like, sizes);
+  const int64_t c = sizes[1], w = sizes[3];
+  return aten::empty(like, sizes, Ints{sizes[2] * w * c, 1, w * c, c});
 }
 
 }  // namespace crest

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <vector>
 
+#include "aten.h"
 #include "check_groups.h"
 #include "cuda_device.h"
 #include "group_sums.h"
+#include "text.h"
 
 namespace crest {
 namespace {
@@ -15,7 +17,7 @@ namespace {
 constexpr const char* op = "group_norms";
 
 // The sizes of the dimensions that tell groups apart.
-std::vector<int64_t> shape_of_norms(const Tensor& weight, const std::string& groups) {
+std::vector<int64_t> shape_of_norms(const Tensor& weight, const Text& groups) {
   const std::vector<int64_t> sizes(weight.sizes().begin(), weight.sizes().end());
   if (groups == "filter" || groups == "row") return {sizes[0]};
   if (groups == "channel") return {sizes[1]};
@@ -25,12 +27,12 @@ std::vector<int64_t> shape_of_norms(const Tensor& weight, const std::string& gro
 }
 
 template <auto run>
-Tensor group_norms(const Tensor& weight, const std::string& name) {
+Tensor group_norms(const Tensor& weight, const Text& name) {
   const Groups groups = check_groups(op, weight, name);
   const Dtype dtype = check_floating(op, "weight", weight);
 
   const Tensor w = torch::stable::contiguous(weight);
-  Tensor norms = torch::stable::new_empty(w, shape_of_norms(w, name));
+  Tensor norms = aten::empty(w, shape_of_norms(w, name));
   if (norms.numel() > 0) run(GroupNorms{w.const_data_ptr(), norms.mutable_data_ptr(), nullptr, groups, dtype}, w);
   return norms;
 }

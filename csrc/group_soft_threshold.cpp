@@ -8,6 +8,7 @@
 #include "check_groups.h"
 #include "cuda_device.h"
 #include "group_sums.h"
+#include "text.h"
 
 namespace crest {
 namespace {
@@ -17,7 +18,7 @@ void check_threshold(const char* op, const char* arg, double value) {
 }
 
 template <auto run>
-void shrink(const char* op, const Tensor& weight, const std::string& name, double threshold, double l1) {
+void shrink(const char* op, const Tensor& weight, const Text& name, double threshold, double l1) {
   const Groups groups = check_groups(op, weight, name);
   const Dtype dtype = check_floating(op, "weight", weight);
   check_contiguous(op, "weight", weight);
@@ -28,12 +29,12 @@ void shrink(const char* op, const Tensor& weight, const std::string& name, doubl
 }
 
 template <auto run>
-void group_soft_threshold(const Tensor& weight, const std::string& groups, double threshold) {
+void group_soft_threshold(const Tensor& weight, const Text& groups, double threshold) {
   shrink<run>("group_soft_threshold_", weight, groups, threshold, 0);
 }
 
 template <auto run>
-void sparse_group_soft_threshold(const Tensor& weight, const std::string& groups, double threshold, double l1) {
+void sparse_group_soft_threshold(const Tensor& weight, const Text& groups, double threshold, double l1) {
   shrink<run>("sparse_group_soft_threshold_", weight, groups, threshold, l1);
 }
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include "aten.h"
 #include "check.h"
 #include "cuda_device.h"
 
@@ -19,7 +20,7 @@ Tensor local_response_norm(const Tensor& x, int64_t size, double alpha, double b
   CREST_CHECK(beta == 0.75, op, ": beta must be 0.75, got ", beta);
 
   const Tensor in = torch::stable::contiguous(x);
-  Tensor y = torch::stable::new_empty(in, in.sizes());
+  Tensor y = aten::empty(in, in.sizes());
   if (y.numel() == 0) return y;
   const int64_t n = x.size(0), c = x.size(1);
   run({in.const_data_ptr<float>(), y.mutable_data_ptr<float>(), n, c, y.numel() / (n * c), size / 2, (size - 1) / 2,

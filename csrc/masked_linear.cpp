@@ -51,7 +51,7 @@ Tensor masked_linear(const Tensor& x, const Tensor& weight, const Tensor& mask, 
 void dense(const MaskedLinear& args, const Tensor& x, const Tensor& weight, const Tensor& mask,
            const std::optional<Tensor>& bias, Tensor y) {
   const int64_t rows = std::min(args.m, cached_rows(args.k * 4));
-  Tensor scratch = torch::stable::new_empty(weight, {rows, args.k});
+  Tensor scratch = aten::empty(weight, {rows, args.k});
   for (int64_t i = 0; i < args.m; i += rows) {
     const int64_t count = std::min(rows, args.m - i);
     const Tensor block = aten::rows(scratch, 0, count);
@@ -94,7 +94,7 @@ void on_cuda(const MaskedLinear& args, const Tensor& x, const Tensor& weight, co
              const std::optional<Tensor>& bias, const Tensor& y) {
   const CudaDevice device(x);
   if (args.n <= fused_rows || args.k == 0) return cuda::masked_linear(args, device.stream());
-  const Tensor masked = torch::stable::new_empty(weight, weight.sizes());
+  const Tensor masked = aten::empty(weight, weight.sizes());
   cuda::apply_mask({args.weight, args.mask, masked.mutable_data_ptr(), args.m * args.k, args.dtype}, device.stream());
   aten::linear(x, masked, bias, y);
 }

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "aten.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -39,7 +41,7 @@ Tensor as_matrix(const Tensor& t) {
 Tensor new_with_last(const Tensor& t, int64_t size) {
   std::vector<int64_t> shape(t.sizes().begin(), t.sizes().end());
   shape.back() = size;
-  return torch::stable::new_empty(t, shape);
+  return aten::empty(t, shape);
 }
 
 double density(const Tensor& mask) {

@@ -31,7 +31,7 @@ Tensor masked_linear_grad_weight(const Tensor& grad, const Tensor& x, const Tens
   check_same_device(op, "x", x, "grad", grad);
   check_same_device(op, "mask", mask, "grad", grad);
 
-  Tensor grad_weight = torch::stable::new_empty(grad, {m, k});
+  Tensor grad_weight = aten::empty(grad, {m, k});
   if (grad_weight.numel() > 0) {
     const Tensor g = as_matrix(grad), x2 = as_matrix(x), kept = as_contiguous(mask);
     run(MaskedLinearGradWeight{g.const_data_ptr(), x2.const_data_ptr(), kept.const_data_ptr<bool>(),

@@ -46,7 +46,7 @@ void dense(const MaskedLinearGradX& args, const Tensor& grad, const Tensor& weig
   const int64_t columns = std::min(args.k, cached_rows(args.m * 4));
   for (int64_t j = 0; j < args.k; j += columns) {
     const int64_t count = std::min(columns, args.k - j);
-    const Tensor block = torch::stable::new_empty(weight, {args.m, count});
+    const Tensor block = aten::empty(weight, {args.m, count});
     apply_mask_block(weight, mask, args.dtype, 0, j, block);
     aten::mm(grad, block, torch::stable::narrow(grad_x, 1, j, count));
   }
@@ -90,7 +90,7 @@ void on_cuda(const MaskedLinearGradX& args, const Tensor& grad, const Tensor& we
              const Tensor& grad_x) {
   const CudaDevice device(grad);
   if (args.n <= fused_rows || args.m == 0) return cuda::masked_linear_grad_x(args, device.stream());
-  const Tensor masked = torch::stable::new_empty(weight, weight.sizes());
+  const Tensor masked = aten::empty(weight, weight.sizes());
   cuda::apply_mask({args.weight, args.mask, masked.mutable_data_ptr(), args.m * args.k, args.dtype}, device.stream());
   aten::mm(grad, masked, grad_x);
 }

@@ -4,11 +4,11 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <string>
 
 #include "cuda_device.h"
 #include "depthwise_host.h"
-#include "work.h"
+#include "scratch.h"
+#include "text.h"
 
 namespace crest {
 namespace {
@@ -28,8 +28,8 @@ void check_bias(const char* arg, const std::optional<Tensor>& bias, int64_t size
 template <auto run>
 Tensor separable_conv2d(const Tensor& x, const Tensor& depthwise, const Tensor& pointwise, int64_t m,
                         const std::optional<Tensor>& depthwise_bias, const std::optional<Tensor>& bias,
-                        const Ints& stride, const Ints& padding, const Ints& dilation,
-                        const std::string& depthwise_activation, const std::string& activation) {
+                        const Ints& stride, const Ints& padding, const Ints& dilation, const Text& depthwise_activation,
+                        const Text& activation) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
   CREST_CHECK(depthwise.dim() == 3, op, ": depthwise must have 3 dimensions, got ", Shape{depthwise});
   CREST_CHECK(pointwise.dim() == 3, op, ": pointwise must have 3 dimensions, got ", Shape{pointwise});
@@ -107,8 +107,8 @@ void on_cpu(SeparableConv2d a, const Tensor&) {
   const auto kernel = CREST_KERNEL(separable_conv2d);
   torch::stable::parallel_for(0, a.tiles() * a.panels(), 1 + (1 << 18) / (a.rows * row),
                               [&](int64_t begin, int64_t end) {
-                                const Work tile((a.tile_numbers() + 1) / 2);
-                                kernel(a, reinterpret_cast<float*>(tile.data()), begin, end);
+                                Scratch tile(a.tile_numbers());
+                                kernel(a, tile.data(), begin, end);
                               });
 }
 

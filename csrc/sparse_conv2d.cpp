@@ -5,13 +5,14 @@
 
 #include <algorithm>
 #include <memory>
-#include <string>
 #include <vector>
 
+#include "aten.h"
 #include "check.h"
 #include "cuda_device.h"
 #include "scratch.h"
 #include "sparse_conv2d_work.h"
+#include "text.h"
 
 namespace crest {
 namespace {
@@ -35,7 +36,7 @@ void check_list(const char* arg, const Ints& list, size_t size, int64_t least) {
 template <auto run>
 Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& starts,
                      const Ints& weight_shape, const std::optional<Tensor>& bias, const Ints& stride,
-                     const Ints& padding, const Ints& dilation, int64_t groups, const std::string& activation) {
+                     const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
   check_list("weight_shape", weight_shape, 4, 1);
   check_list("stride", stride, 2, 1);
@@ -72,7 +73,7 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& column
   CREST_CHECK(activation == "none" || activation == "relu", op, ": activation must be none or relu, got ", activation);
   a.relu = activation == "relu";
 
-  Tensor y = torch::stable::new_empty(x, {a.n, m, a.oh, a.ow});
+  Tensor y = aten::empty(x, {a.n, m, a.oh, a.ow});
   if (y.numel() == 0) return y;
   const auto in_order = [](const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); };
   const Tensor in = in_order(x), v = in_order(values), c = in_order(columns), s = in_order(starts);

@@ -4,13 +4,13 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <string>
 #include <vector>
 
 #include "aten.h"
 #include "check.h"
 #include "cuda_device.h"
 #include "scratch.h"
+#include "text.h"
 
 namespace crest {
 namespace {
@@ -38,7 +38,7 @@ void check_packed(const char* arg, const Tensor& t, const Tensor& x, ScalarType 
 template <auto run>
 Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& rows,
                      const Tensor& steps, const Tensor& slices, int64_t m, int64_t k, const std::optional<Tensor>& bias,
-                     const std::string& activation) {
+                     const Text& activation) {
   CREST_CHECK(x.dim() >= 1, op, ": x must have at least 1 dimension, got ", Shape{x});
   CREST_CHECK(m >= 0 && k >= 0, op, ": out_features and in_features must not be negative, got ", m, " and ", k);
   CREST_CHECK(x.size(-1) == k, op, ": x must have shape (..., ", k, "), got ", Shape{x});
