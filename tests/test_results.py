@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import results
+import timing
 from timing import interleaved
 
 MACHINE = {"cpu": {"brand_raw": "A Processor"}, "crest": {"torch": "2.13.0"}}
@@ -68,7 +69,7 @@ def test_papers(tmp_path: Path) -> None:
 def test_interleaved() -> None:
     calls: list[str] = []
     medians = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1)
-    assert calls == ["a", "b"] * 4
+    assert calls == (["a"] * timing.IN_A_ROW + ["b"] * timing.IN_A_ROW) * 4
     assert set(medians) == {"a", "b"}
     assert all(seconds > 0 for seconds in medians.values())
 
@@ -87,3 +88,10 @@ def test_headlines_replace_the_readmes_table(tmp_path: Path) -> None:
     assert once.startswith("above\n")
     assert once.endswith("\nbelow\n")
     assert "old" not in once
+
+
+def test_long_functions_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SHORT", 0.0)
+    calls: list[str] = []
+    interleaved({"a": lambda: calls.append("a")}, rounds=3, warmup=1)
+    assert len(calls) == 4

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import call
+
 
 def apply_mask(weight: Tensor, mask: Tensor, straight_through: bool = False) -> Tensor:
     """Set to zero the weights that a mask drops: weight where mask, else 0.
@@ -26,7 +28,7 @@ def apply_mask(weight: Tensor, mask: Tensor, straight_through: bool = False) -> 
     Work: reads weight and mask once, writes the result once.
     Source: Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NIPS 2016, eq. 1 and 2.
     """
-    return torch.ops.crest.apply_mask(weight, mask, straight_through)
+    return call(torch.ops.crest.apply_mask.default, weight, mask, straight_through)
 
 
 @torch.library.register_fake("crest::apply_mask")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crest_ext.ops._autocast import register_autocast
+from crest_ext.ops._grad import call
 
 Ints = int | Sequence[int]
 
@@ -47,7 +48,16 @@ def depthwise_conv2d(
         2 and m = c are tuned; the others take simple loops.
     Source: Howard et al., "MobileNets: Efficient CNNs for Mobile Vision Applications", 2017, eq. 3.
     """
-    return torch.ops.crest.depthwise_conv2d(x, weight, bias, pair(stride), pair(padding), pair(dilation), activation)
+    return call(
+        torch.ops.crest.depthwise_conv2d.default,
+        x,
+        weight,
+        bias,
+        pair(stride),
+        pair(padding),
+        pair(dilation),
+        activation,
+    )
 
 
 def pair(value: Ints) -> Sequence[int]:

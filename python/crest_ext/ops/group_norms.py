@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import call
+
 Groups = Literal["filter", "channel", "shape", "kernel", "layer", "row", "column"]
 # The dimensions of a weight that tell its groups apart; None: all but the first. csrc/check_groups.h has the same.
 _KEPT: dict[str, tuple[int, ...] | None] = {
@@ -46,7 +48,7 @@ def group_norms(weight: Tensor, groups: Groups) -> Tensor:
     Work: reads weight once.
     Source: Wen et al., "Learning Structured Sparsity in Deep Neural Networks", NIPS 2016, eq. 1 to 3.
     """
-    return torch.ops.crest.group_norms(weight, groups)
+    return call(torch.ops.crest.group_norms.default, weight, groups)
 
 
 @torch.library.register_fake("crest::group_norms")

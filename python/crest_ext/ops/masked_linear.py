@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from crest_ext.ops._autocast import register_autocast
+from crest_ext.ops._grad import call
 
 
 def masked_linear(
@@ -37,7 +38,7 @@ def masked_linear(
         whichever was measured to be faster.
     Source: Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NIPS 2016, eq. 1 and 2.
     """
-    return torch.ops.crest.masked_linear(x, weight, mask, bias, straight_through)
+    return call(torch.ops.crest.masked_linear.default, x, weight, mask, bias, straight_through)
 
 
 @torch.library.register_fake("crest::masked_linear")
