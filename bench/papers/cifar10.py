@@ -54,6 +54,16 @@ class Crops:
             yield standardized(x), y
 
 
+class AsTheyAre:
+    """Batches of standardised images. Iterating is one epoch."""
+
+    def __init__(self, split: data.Split, seed: int) -> None:
+        self.loader = data.Loader(split, BATCH, shuffle=True, seed=seed)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return ((standardized(x), y) for x, y in self.loader)
+
+
 def standardized(x: Tensor) -> Tensor:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.CIFAR10_MEAN, data.CIFAR10_STD))
     return ((x.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
@@ -86,7 +96,14 @@ def latency(networks: tuple[nn.Module, nn.Module], x: Tensor) -> tuple[float, fl
 
 
 def train_on(
-    network: nn.Module, split: data.Split, epochs: int, rate: float, decay: float, seed: int, kept: Path
+    network: nn.Module,
+    split: data.Split,
+    epochs: int,
+    rate: float,
+    decay: float,
+    seed: int,
+    kept: Path,
+    batches: type[Crops | AsTheyAre] = Crops,
 ) -> None:
     """SGD in bfloat16, its rate along a cosine to 0. A file keeps each epoch's end: a training cut short goes on."""
     optimizer = torch.optim.SGD(network.parameters(), rate, 0.9, weight_decay=decay, fused=True)
@@ -96,7 +113,7 @@ def train_on(
         optimizer.load_state_dict(state["optimizer"])
     model, schedule = InBfloat16(network).train(), train.Cosine(rate)
     for epoch in range(state["epochs"], epochs):
-        for step, (x, y) in enumerate(Crops(split, 1000 * (seed + 1) + epoch)):
+        for step, (x, y) in enumerate(batches(split, 1000 * (seed + 1) + epoch)):
             optimizer.param_groups[0]["lr"] = schedule.at(epoch * EPOCH + step, epochs * EPOCH)
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)

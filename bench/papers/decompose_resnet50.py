@@ -1,0 +1,116 @@
+"""ResNet-50 of one-dimensional convolutions: what `decompose` makes of its size, its file and its speed.
+
+    PYTHONPATH=bench python bench/papers/decompose_resnet50.py
+
+Weights are random, as training takes ImageNet: the figures are of the structure, and no accuracy is among them. About
+a minute on an idle core. Writes results/decompose_resnet50.json.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from crest_ext import decompose
+from crest_ext.container import save_model
+from crest_ext.models import multiply_adds
+from timing import interleaved
+
+RESULTS = Path(__file__).parent / "results"
+STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels of the 3x3 convolutions, and blocks
+ROUNDS = 15
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut. The 3x3 one has the stride, as in today's ResNet-50."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.downsample = nn.Sequential()
+        if channels_in != 4 * channels:
+            self.downsample.append(nn.Conv2d(channels_in, 4 * channels, 1, stride, bias=False))
+            self.downsample.append(nn.BatchNorm2d(4 * channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+def resnet50() -> nn.Sequential:
+    """25,557,032 parameters. x: (n, 3, 224, 224).
+
+    Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, table 1.
+    """
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 7, 2, padding=3, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    layers.append(nn.MaxPool2d(3, 2, padding=1))
+    before = 64
+    for stage, (channels, blocks) in enumerate(STAGES):
+        for block in range(blocks):
+            layers.append(Bottleneck(before, channels, 2 if stage and not block else 1))
+            before = 4 * channels
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 1000)).eval()
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def file_sizes(model: nn.Module) -> tuple[int, int]:
+    """Bytes of torch's file of the weights, and of ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        torchs, ours = Path(folder) / "weights.pt", Path(folder) / "weights.crest"
+        torch.save(model.state_dict(), torchs)
+        save_model(model, ours)
+        return torchs.stat().st_size, ours.stat().st_size
+
+
+def section() -> dict[str, object]:
+    torch.manual_seed(0)
+    dense = resnet50()
+    networks = {"ResNet-50": dense, "decomposed": decompose(dense)}
+    x = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        calls = {name: lambda n=n: n(x) for name, n in networks.items()}  # type: ignore[misc]
+        seconds = interleaved(calls, ROUNDS, 2)
+    columns = ["", "convolutions", "parameters", "multiply-adds, M", "file of torch, MB", "file of ours, MB", "ms"]
+    rows: list[list[str]] = []
+    measured: dict[str, list[float]] = {}
+    for name, network in networks.items():
+        costs = [sum(multiply_adds(network, x).values()) / 1e6, *(size / 1e6 for size in file_sizes(network))]
+        convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
+        measured[name] = [convolutions, parameters(network), *costs, 1000 * seconds[name]]
+        rows.append([name, str(convolutions), f"{parameters(network):,}", f"{costs[0]:,.0f}"])
+        rows[-1] += [f"{costs[1]:.1f}", f"{costs[2]:.1f}", f"{1000 * seconds[name]:.0f}"]
+    ratios = zip(measured["decomposed"], measured["ResNet-50"], strict=True)
+    rows.append(["decomposed over dense", *(f"{a / b:.2f}" for a, b in ratios)])
+    notes = [
+        f"One image of 224x224, float32, one thread, eager torch, median of {ROUNDS} interleaved rounds.",
+        "Each 3x3 convolution becomes a vertical one, ReLU and a horizontal one. The 1x1 ones stay as they are.",
+        "So does the first, of 7x7: its pair would have more weights.",
+        "The paper announces a decomposed ResNet-50 and gives no results.",
+        "Weights are random here: there is no error, and files hold random numbers.",
+    ]
+    title, command = "DecomposeMe: ResNet-50", "PYTHONPATH=bench python bench/papers/decompose_resnet50.py"
+    return {"title": title, "command": command, "columns": columns, "rows": rows, "notes": notes, "headlines": []}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "decompose_resnet50.json").write_text(json.dumps([section()], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
