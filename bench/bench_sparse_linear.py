@@ -74,6 +74,8 @@ def onnxruntime(weight: Tensor) -> Layer | str:
         return "not installed"
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Its threads would go on for a while after each call, on the cores of what is called next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda x: partial(session.run, None, {"x": x.numpy()})
 
@@ -98,7 +100,12 @@ def torch_csr(weight: Tensor) -> Layer:
 
 
 @lru_cache(maxsize=1)  # the next case is most likely of the same weight
-def peers(m: int, k: int, zeros: float) -> tuple[Tensor, crest_ext.PackedSparse, dict[str, Layer | str]]:
+def peers(
+    m: int,
+    k: int,
+    zeros: float,
+    threads: int,  # noqa: ARG001 (part of the key: peers are made for so many)
+) -> tuple[Tensor, crest_ext.PackedSparse, dict[str, Layer | str]]:
     weight = torch.where(torch.rand(m, k) < zeros, 0, torch.randn(m, k))
     made = {
         "torch CSR": torch_csr,
@@ -113,10 +120,21 @@ def peers(m: int, k: int, zeros: float) -> tuple[Tensor, crest_ext.PackedSparse,
 @pytest.mark.parametrize("n", [1, 8, 64])
 @pytest.mark.parametrize("zeros", [0.8, 0.9, 0.95])
 @pytest.mark.parametrize("layer", LAYERS)
-def bench_sparse_linear(benchmark: Any, layer: str, zeros: float, n: int) -> None:
+def bench_sparse_linear(benchmark: Any, layer: str, zeros: float, n: int, threads: int) -> None:
+    run(benchmark, layer, zeros, n, threads)
+
+
+@pytest.mark.parametrize("n", [1, 8, 64])
+@pytest.mark.parametrize("layer", ["square", "AlexNet fc7"])
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def bench_sparse_linear_threads(benchmark: Any, layer: str, n: int, threads: int) -> None:
+    run(benchmark, layer, 0.9, n, threads)
+
+
+def run(benchmark: Any, layer: str, zeros: float, n: int, threads: int) -> None:
     # Where nothing is timed, a quarter of each side shows as well that results agree.
     m, k = (size if benchmark.enabled else size // 4 for size in LAYERS[layer])
-    weight, packed, others = peers(m, k, zeros)
+    weight, packed, others = peers(m, k, zeros, threads)
     x, bias = torch.randn(n, k), torch.randn(m)
     large = m * k > 1 << 20  # else the product that is the limit of arithmetic leaves nothing of ours in cache
     compare(
@@ -124,10 +142,10 @@ def bench_sparse_linear(benchmark: Any, layer: str, zeros: float, n: int) -> Non
         partial(crest_ext.sparse_linear, x, *packed, bias),
         {"torch": partial(F.linear, x, weight, bias)}
         | {name: peer if isinstance(peer, str) else peer(x) for name, peer in others.items()},
-        group=f"sparse_linear, float32, {zeros:.0%} zeros",
+        group=f"sparse_linear, float32, {zeros:.0%} zeros" + f", {threads} threads" * (threads > 1),
         case=f"{layer} {m, k}, {n} row{'s'[: n > 1]}",
         headline=f"sparse_linear {m, k}, {n} row{'s'[: n > 1]}, 90 % zeros"
-        if layer == "AlexNet fc7" and zeros == 0.9
+        if (layer, zeros, threads) == ("AlexNet fc7", 0.9, 1)
         else "",
         rounds=(7 if n < 64 else 3) if large else 30,
         nbytes=packed.nbytes if n == 1 else 0,  # what bounds one row; multiply-adds bound many
