@@ -104,11 +104,14 @@ def mlp(name: str, widths: tuple[int, ...], error: float, config: StructuredConf
     return Row(name, widths, widths[:-1], error, config, dropout, 0.02, (0.0, 1e-4), (4000, 20000), 0.05)
 
 
-def pressed(inputs: int, first: int, second: int) -> StructuredConfig:
+def pressed(
+    inputs: int, first: int, second: int, strengths: tuple[float, float, float] = (1, 1, 1)
+) -> StructuredConfig:
     """Inputs and neurons of the MLP, down to so many."""
+    of_inputs, of_first, of_second = strengths
     return StructuredConfig(
-        channel={"ip1": 0.0026, "ip2": 0.0007, "ip3": 0.0007},
-        filter={"ip1": 0.0012, "ip2": 0.0018},
+        channel={"ip1": 0.0026 * of_inputs, "ip2": 0.0007 * of_first, "ip3": 0.0007 * of_second},
+        filter={"ip1": 0.0012 * of_first, "ip2": 0.0018 * of_second},
         least={"channel": {"ip1": inputs}, "filter": {"ip1": first, "ip2": second}},
     )
 
@@ -124,7 +127,11 @@ NETWORKS["mlp"] = Network(
     layers=("ip1", "ip2", "ip3"),
     rows=(
         mlp("2", (469, 294, 166, 10), 0.0134, pressed(469, 294, 166), dropout=0.2, input_dropout=0.15),
-        mlp("3", (434, 174, 78, 10), 0.0153, pressed(434, 174, 78), dropout=0.2, input_dropout=0.15),
+        mlp(
+            *("3", (434, 174, 78, 10), 0.0153, pressed(434, 174, 78, (1.4, 1.3, 2))),
+            dropout=0.2,
+            input_dropout=0.15,
+        ),
     ),
 )
 

@@ -121,8 +121,10 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad = torch.ops.aten.hardtanh_backward(grad, output, 0, 6)
     where = ctx.stride, ctx.padding, ctx.dilation
     return (
-        torch.ops.crest.depthwise_conv2d_grad_x(grad, weight, ctx.size, *where) if needs_x else None,
-        torch.ops.crest.depthwise_conv2d_grad_weight(grad, x, ctx.kernel_size, *where) if needs_weight else None,
+        call(torch.ops.crest.depthwise_conv2d_grad_x.default, grad, weight, ctx.size, *where) if needs_x else None,
+        call(torch.ops.crest.depthwise_conv2d_grad_weight.default, grad, x, ctx.kernel_size, *where)
+        if needs_weight
+        else None,
         grad.sum((0, 2, 3)) if needs_bias else None,
         None,
         None,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import call
 from crest_ext.ops.depthwise_conv2d import Ints, pair
 
 
@@ -31,8 +32,14 @@ def depthwise_conv2d_grad_weight(
 
     Work: 2 n m out_h out_w kh kw flop; reads grad and x once.
     """
-    return torch.ops.crest.depthwise_conv2d_grad_weight(
-        grad, x, pair(kernel_size), pair(stride), pair(padding), pair(dilation)
+    return call(
+        torch.ops.crest.depthwise_conv2d_grad_weight.default,
+        grad,
+        x,
+        pair(kernel_size),
+        pair(stride),
+        pair(padding),
+        pair(dilation),
     )
 
 

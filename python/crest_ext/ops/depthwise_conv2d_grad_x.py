@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import call
 from crest_ext.ops.depthwise_conv2d import Ints, new_in_format_of, pair
 
 
@@ -30,7 +31,9 @@ def depthwise_conv2d_grad_x(
 
     Work: 2 n m out_h out_w kh kw flop; reads grad and writes the result once.
     """
-    return torch.ops.crest.depthwise_conv2d_grad_x(grad, weight, size, pair(stride), pair(padding), pair(dilation))
+    return call(
+        torch.ops.crest.depthwise_conv2d_grad_x.default, grad, weight, size, pair(stride), pair(padding), pair(dilation)
+    )
 
 
 @torch.library.register_fake("crest::depthwise_conv2d_grad_x")

@@ -64,11 +64,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Non
     needs_bias = any(rest)
     grad_x = grad_weight = grad_bias = None
     if needs_x:
-        grad_x = torch.ops.crest.masked_linear_grad_x(grad, weight, mask)
+        grad_x = call(torch.ops.crest.masked_linear_grad_x.default, grad, weight, mask)
     if needs_weight and ctx.straight_through:
         grad_weight = _matrix(grad).t() @ _matrix(x)
     elif needs_weight:
-        grad_weight = torch.ops.crest.masked_linear_grad_weight(grad, x, mask)
+        grad_weight = call(torch.ops.crest.masked_linear_grad_weight.default, grad, x, mask)
     if needs_bias:
         grad_bias = _matrix(grad).sum(0)
     return grad_x, grad_weight, None, grad_bias, None

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import call
+
 
 def masked_linear_grad_weight(grad: Tensor, x: Tensor, mask: Tensor) -> Tensor:
     """Gradient of `masked_linear` with respect to weight: grad^T x where mask, else 0, computed only where mask.
@@ -24,7 +26,7 @@ def masked_linear_grad_weight(grad: Tensor, x: Tensor, mask: Tensor) -> Tensor:
 
     Work: 2 n nnz(mask) flop (a sampled dense-dense product); reads mask once, writes the result once.
     """
-    return torch.ops.crest.masked_linear_grad_weight(grad, x, mask)
+    return call(torch.ops.crest.masked_linear_grad_weight.default, grad, x, mask)
 
 
 @torch.library.register_fake("crest::masked_linear_grad_weight")

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import call
+
 
 def masked_linear_grad_x(grad: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
     """Gradient of `masked_linear` with respect to x: grad (weight where mask).
@@ -24,7 +26,7 @@ def masked_linear_grad_x(grad: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
 
     Work: 2 n nnz(mask) flop; reads weight and mask once.
     """
-    return torch.ops.crest.masked_linear_grad_x(grad, weight, mask)
+    return call(torch.ops.crest.masked_linear_grad_x.default, grad, weight, mask)
 
 
 @torch.library.register_fake("crest::masked_linear_grad_x")
