@@ -1,4 +1,5 @@
-"""Draws docs/size.svg of bench/papers/results: error over bytes of LeNet-5, by ours and by others.
+"""Draws of bench/papers/results docs/size.svg, error over bytes of LeNet-5 by ours and by others, and
+docs/mobilenet_cifar10.svg, accuracy over the work of MobileNets of each width. About five seconds.
 
 pip install --group picture
 python bench/papers/picture.py
@@ -13,6 +14,8 @@ import matplotlib as mpl
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+MOBILENETS = HERE / "results" / "mobilenet_cifar10.json"
 RECIPES = ("lenet_5_small", "lenet_5_accurate")
 
 
@@ -24,10 +27,9 @@ def points(recipe: str) -> dict[str, tuple[float, float]]:
     return {name: point for name, point in rows.items() if not name.startswith("seed")}
 
 
-def main() -> None:
+def size() -> None:
     ours = {recipe: points(recipe) for recipe in RECIPES}
     others = {name: point for found in ours.values() for name, point in found.items() if name != "median"}
-    mpl.rcParams |= {"svg.hashsalt": "size", "svg.fonttype": "none", "font.size": 9}
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     axes.set(xscale="log", xlabel="bytes of the file", ylabel="test error, %", title="LeNet-5 on MNIST")
     crest = {f"crest, {recipe}": found["median"] for recipe, found in ours.items()}
@@ -41,7 +43,32 @@ def main() -> None:
     axes.margins(0.2)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right", fontsize=8)
-    figure.savefig(HERE.parents[1] / "docs" / "size.svg", metadata={"Date": None})
+    figure.savefig(DOCS / "size.svg", metadata={"Date": None})
+
+
+def widths() -> None:
+    (section,) = json.loads(MOBILENETS.read_text())
+    alpha, error, work, milliseconds = (
+        section["columns"].index(name) for name in ("alpha", "test error %", "million multiply-adds", "packed ms")
+    )
+    rows = section["rows"]
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.set(xscale="log", xlabel="million multiply-adds", ylabel="test accuracy, %", title="MobileNet-v1 on CIFAR-10")
+    at = [(float(row[work]), 100 - float(row[error])) for row in rows]
+    axes.plot(*zip(*at, strict=True), "-o", color="tab:red")
+    for row, point in zip(rows, at, strict=True):
+        label = f"{row[alpha]}: {row[milliseconds]} ms"
+        axes.annotate(label, point, (4, -12), textcoords="offset points", fontsize=8)
+    axes.margins(0.2)
+    axes.grid(alpha=0.3, which="both")
+    figure.savefig(DOCS / "mobilenet_cifar10.svg", metadata={"Date": None})
+
+
+def main() -> None:
+    mpl.rcParams |= {"svg.hashsalt": "size", "svg.fonttype": "none", "font.size": 9}
+    size()
+    if MOBILENETS.exists():  # an hour and more to make
+        widths()
 
 
 if __name__ == "__main__":
