@@ -82,7 +82,7 @@ def section() -> dict[str, object]:
     networks = {"ResNet-50": dense, "decomposed": decompose(dense)}
     x = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
-        calls = {name: lambda n=n: n(x) for name, n in networks.items()}  # type: ignore[misc]
+        calls = {name: lambda n=n: n(x) for name, n in networks.items()}
         seconds = interleaved(calls, ROUNDS, 2)
     columns = ["", "convolutions", "parameters", "multiply-adds, M", "file of torch, MB", "file of ours, MB", "ms"]
     rows: list[list[str]] = []

@@ -93,7 +93,7 @@ def matrix(model: nn.Module, name: str) -> Tensor:
 
 def hold_zeros(model: nn.Module) -> None:
     for name in LAYERS:
-        layer: Any = mask_(model.get_submodule(name), mask_bias=False)  # type: ignore[arg-type]
+        layer: Any = mask_(model.get_submodule(name), mask_bias=False)
         layer.mask &= layer.weight != 0
 
 
