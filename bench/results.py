@@ -2,6 +2,7 @@
 
     pytest bench/ --benchmark-json=run.json
     python bench/results.py run.json
+    python bench/results.py  # the papers' tables of RESULTS.md alone
 
 A benchmark group becomes a table, a case a row, who is measured a column. Any bench of pytest-benchmark fits: ours is
 the one called "crest" by a parameter or by extra_info["who"]; the case is extra_info["case"] or the other parameters.
@@ -156,7 +157,16 @@ def report(run: dict[str, Any], folder: Path = HERE / "papers" / "results") -> s
     return "\n".join(lines).rstrip() + "\n"
 
 
+def renewed(results: str, folder: Path = HERE / "papers" / "results") -> str:
+    """A report with the papers' tables as they are now, and its kernels' as they were."""
+    return results.partition("## Papers\n")[0] + "\n".join(["## Papers\n", *papers(folder)]).rstrip() + "\n"
+
+
 if __name__ == "__main__":
-    measured = json.loads(Path(sys.argv[1]).read_text())
-    (HERE / "RESULTS.md").write_text(report(measured))
-    README.write_text(into_readme(README.read_text(), headlines(measured, HERE / "papers" / "results")))
+    target = HERE / "RESULTS.md"
+    if len(sys.argv) > 1:
+        measured = json.loads(Path(sys.argv[1]).read_text())
+        target.write_text(report(measured))
+        README.write_text(into_readme(README.read_text(), headlines(measured, HERE / "papers" / "results")))
+    else:
+        target.write_text(renewed(target.read_text()))

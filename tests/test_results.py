@@ -66,6 +66,16 @@ def test_papers(tmp_path: Path) -> None:
     ]
 
 
+def test_papers_are_renewed_alone(tmp_path: Path) -> None:
+    section = {"title": "Surgery", "command": "a", "columns": ["error"], "rows": [["0.0091"]], "notes": []}
+    (tmp_path / "surgery.json").write_text(json.dumps([section]))
+    before = report(bench("bench_b", 2.0, {"who": "crest"}), folder=tmp_path)
+    (tmp_path / "surgery.json").write_text(json.dumps([section | {"rows": [["0.0088"]]}]))
+    after = results.renewed("\n".join(before) + "\n", tmp_path).splitlines()
+    assert after == [line.replace("0.0091", "0.0088") for line in before]
+    assert after != before
+
+
 def test_interleaved() -> None:
     calls: list[str] = []
     medians = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1)
