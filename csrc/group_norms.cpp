@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <string>
 #include <vector>
 
 #include "aten.h"
@@ -17,7 +18,7 @@ namespace {
 constexpr const char* op = "group_norms";
 
 // The sizes of the dimensions that tell groups apart.
-std::vector<int64_t> shape_of_norms(const Tensor& weight, const Text& groups) {
+std::vector<int64_t> shape_of_norms(const Tensor& weight, const std::string& groups) {
   const std::vector<int64_t> sizes(weight.sizes().begin(), weight.sizes().end());
   if (groups == "filter" || groups == "row") return {sizes[0]};
   if (groups == "channel") return {sizes[1]};

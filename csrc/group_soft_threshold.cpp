@@ -18,7 +18,7 @@ void check_threshold(const char* op, const char* arg, double value) {
 }
 
 template <auto run>
-void shrink(const char* op, const Tensor& weight, const Text& name, double threshold, double l1) {
+void shrink(const char* op, const Tensor& weight, const std::string& name, double threshold, double l1) {
   const Groups groups = check_groups(op, weight, name);
   const Dtype dtype = check_floating(op, "weight", weight);
   check_contiguous(op, "weight", weight);

@@ -25,7 +25,7 @@ Tensor singular_value_threshold(const Tensor& a, double threshold) {
               threshold);
 
   const Tensor all = torch::stable::contiguous(a);
-  Tensor out = aten::empty(all, {all.sizes().begin(), all.sizes().end()});
+  Tensor out = aten::empty(all, all.sizes());
   if (a.numel() == 0) return out;
   const int64_t r = a.size(-2), c = a.size(-1), n = a.numel() / (r * c), q = std::min(r, c);
   std::vector<Search> state(static_cast<size_t>(n));

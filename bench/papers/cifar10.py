@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crest_ext import data, train
+from crest_ext import StructuredConfig, StructuredSparsity, data, train
 from crest_ext.optim import decay_groups
 from timing import interleaved
 
+RESULTS = Path(__file__).parent / "results"
 BATCH = 128
 EPOCH = 50_000 // BATCH  # steps
 MARGIN = 4  # pixels by which an image is shifted at most
@@ -37,6 +39,23 @@ def start(args: argparse.Namespace) -> data.Dataset:
     torch.set_flush_denormal(True)
     args.work.mkdir(parents=True, exist_ok=True)
     return data.cifar10_bytes(args.data)
+
+
+def by_seeds(
+    description: str | None,
+    script: str,
+    run: Callable[[argparse.Namespace, data.Dataset, int], Any],
+    section: Callable[[list[Any], str], dict[str, object]],
+) -> None:
+    """All of a script: a run for each of --seeds, and the table of them in results/script.json."""
+    made = parser(description)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    args = made.parse_args()
+    images = start(args)
+    runs = [run(args, images, seed) for seed in args.seeds]
+    command = f"PYTHONPATH=bench python bench/papers/{script}.py --seeds {' '.join(map(str, args.seeds))}"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{script}.json").write_text(json.dumps([section(runs, command)], indent=1) + "\n")
 
 
 def test_images(images: data.Dataset) -> data.Loader:
@@ -96,6 +115,28 @@ def latency(networks: tuple[nn.Module, nn.Module], x: Tensor) -> tuple[float, fl
     with torch.no_grad():
         seconds = interleaved(calls, 15, 3)
     return 1000 * seconds["0"], 1000 * seconds["1"]
+
+
+def press(
+    network: nn.Module,
+    config: StructuredConfig,
+    batches: Crops | AsTheyAre,
+    epochs: int,
+    rate: float,
+    decay: float = 0,
+) -> None:
+    """SGD in bfloat16 with a group lasso, at a constant rate."""
+    optimizer = torch.optim.SGD(network.parameters(), rate, 0.9, weight_decay=decay)
+    method = StructuredSparsity(network, config, optimizer)
+    model = InBfloat16(network).train()
+    for epoch in range(epochs):
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            method.step()
+        print(f"pressing, epoch {epoch + 1}\n{method.summary()}", flush=True)
+    method.finish()
 
 
 def train_on(

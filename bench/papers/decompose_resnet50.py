@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crest_ext import decompose
+from crest_ext import decompose, train
 from crest_ext.container import save_model
 from crest_ext.models import multiply_adds
 from timing import interleaved
@@ -63,10 +63,6 @@ def resnet50() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(before, 1000)).eval()
 
 
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
-
-
 def file_sizes(model: nn.Module) -> tuple[int, int]:
     """Bytes of torch's file of the weights, and of ours."""
     with tempfile.TemporaryDirectory() as folder:
@@ -90,8 +86,8 @@ def section() -> dict[str, object]:
     for name, network in networks.items():
         costs = [sum(multiply_adds(network, x).values()) / 1e6, *(size / 1e6 for size in file_sizes(network))]
         convolutions = sum(isinstance(module, nn.Conv2d) for module in network.modules())
-        measured[name] = [convolutions, parameters(network), *costs, 1000 * seconds[name]]
-        rows.append([name, str(convolutions), f"{parameters(network):,}", f"{costs[0]:,.0f}"])
+        measured[name] = [convolutions, train.count(network)[1], *costs, 1000 * seconds[name]]
+        rows.append([name, str(convolutions), f"{train.count(network)[1]:,}", f"{costs[0]:,.0f}"])
         rows[-1] += [f"{costs[1]:.1f}", f"{costs[2]:.1f}", f"{1000 * seconds[name]:.0f}"]
     ratios = zip(measured["decomposed"], measured["ResNet-50"], strict=True)
     rows.append(["decomposed over dense", *(f"{a / b:.2f}" for a, b in ratios)])

@@ -10,7 +10,6 @@ results/mobilenet_cifar10.json after each width, of which bench/papers/picture.p
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 import crest_ext
+from bench_mobilenet import by_torch
 from crest_ext import data, train
 from crest_ext.container import load_model, save_file, save_model
 from crest_ext.models import create_model
 from crest_ext.models.cost import multiply_adds
-from crest_ext.nn import DepthwiseConv2d
 from peers import in_torch
 from timing import interleaved
 
@@ -77,22 +76,11 @@ def run(images: data.Dataset, width: float, epochs: int, work: Path) -> tuple[Ru
     return result, file
 
 
-def in_plain_torch(network: nn.Module) -> nn.Module:
-    """A copy whose depthwise convolutions are torch's own, with TensorFlow's SAME for even sizes around them."""
-    plain = copy.deepcopy(network)
-    for name, dw in [(n, m) for n, m in plain.named_modules() if isinstance(m, DepthwiseConv2d)]:
-        stride, channels = dw.stride[0], dw.in_channels
-        conv = nn.Conv2d(channels, channels, 3, stride, bias=False, groups=channels)
-        conv.weight = dw.weight
-        plain.set_submodule(name, nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1) if stride == 2 else 1), conv))
-    return plain.eval()
-
-
 def milliseconds(file: Path, width: float, x: Tensor) -> tuple[float, float]:
     """Of x by torch and packed, interleaved."""
     network = create(width).eval().requires_grad_(False)
     load_model(network, file)
-    plain, packed = in_plain_torch(network), crest_ext.pack(network, x)
+    plain, packed = by_torch(network), crest_ext.pack(network, x)
     torch.testing.assert_close(packed(x), plain(x), rtol=1e-3, atol=1e-3)
     seconds = interleaved({"torch": in_torch(plain, x), "packed": in_torch(packed, x)}, 101, 5)
     return 1e3 * seconds["torch"], 1e3 * seconds["packed"]

@@ -10,6 +10,7 @@ run again, and one cut short goes on at its last epoch. Writes results/structure
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -20,18 +21,16 @@ from typing import Any
 
 import cifar10
 import torch
-from cifar10 import AsTheyAre, InBfloat16
+from cifar10 import AsTheyAre
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from crest_ext import StructuredConfig, StructuredSparsity, data, materialize, shrink, train
+from crest_ext import StructuredConfig, data, materialize, shrink, train
 from crest_ext.models import create_model
 from crest_ext.models.cost import multiply_adds
 from crest_ext.nn import mask_
 from timing import interleaved
 
-RESULTS = Path(__file__).parent / "results"
 LAYERS = ("conv1", "conv2", "conv3")
 DENSE = ((32, 75), (32, 800), (64, 800))  # rows and columns of their matrices: filters, and numbers in one
 SIDES = (32, 16, 8)  # of their images
@@ -73,20 +72,6 @@ def convnet() -> nn.Module:
     return create_model("convnet", dropout=DROPOUT).to(memory_format=torch.channels_last)
 
 
-def press(network: nn.Module, config: StructuredConfig, batches: AsTheyAre) -> None:
-    optimizer = torch.optim.SGD(network.parameters(), PRESSING_RATE, 0.9)
-    method = StructuredSparsity(network, config, optimizer)
-    model = InBfloat16(network).train()
-    for epoch in range(PRESSING_EPOCHS):
-        for x, y in batches:
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            method.step()
-        print(f"pressing, epoch {epoch + 1}\n{method.summary()}", flush=True)
-    method.finish()
-
-
 def matrix(model: nn.Module, name: str) -> Tensor:
     return model.get_parameter(f"{name}.weight").detach().flatten(1)
 
@@ -97,9 +82,9 @@ def hold_zeros(model: nn.Module) -> None:
         layer.mask &= layer.weight != 0
 
 
-def run(images: data.Dataset, seed: int, work: Path) -> Run:
+def run(args: argparse.Namespace, images: data.Dataset, seed: int) -> Run:
     done, trained, pressed, first, last = (
-        work / f"structured_convnet_{seed}{end}"
+        args.work / f"structured_convnet_{seed}{end}"
         for end in (".json", "_dense.safetensors", "_pressed.safetensors", "_dense.pt", "_tuned.pt")
     )
     if done.exists():
@@ -114,7 +99,7 @@ def run(images: data.Dataset, seed: int, work: Path) -> Run:
     if not pressed.exists():
         network.load_state_dict(load_file(trained))
         for i, config in enumerate(PRESSING):
-            press(network, config, AsTheyAre(images.train, 10 * seed + i))
+            cifar10.press(network, config, AsTheyAre(images.train, 10 * seed + i), PRESSING_EPOCHS, PRESSING_RATE)
         save(materialize(network), pressed)
         network = convnet()
     network.load_state_dict(load_file(pressed))
@@ -201,7 +186,8 @@ def section(runs: list[Run], command: str) -> dict[str, object]:
     rows.append(["shrunk, median", f"{100 * statistics.median(r.error for r in runs):.2f}", *("",) * 10])
     epochs = f"{DENSE_EPOCHS} epochs dense, {2 * PRESSING_EPOCHS} of the group lasso and {TUNING_EPOCHS} of fine-tuning"
     notes = [
-        f"{epochs}, without augmentation, in bfloat16. Every seed is shown, at the end of its training.",
+        f"{epochs}, without augmentation, in bfloat16. One setting was tried.",
+        "Every seed is shown, at the end of its training.",
         "Rows are filters, columns their shapes. How many are left is given (`least`): the paper's ConvNet 2.",
         "Products: of the matrix without zeros and one lowered image, as in the paper's times.",
         "Layers and network: of 64 images, as they run, with the zero columns of channels that are read.",
@@ -211,16 +197,5 @@ def section(runs: list[Run], command: str) -> dict[str, object]:
     return {"title": title, "command": command, "columns": columns, "rows": rows, "notes": notes, "headlines": []}
 
 
-def main() -> None:
-    parser = cifar10.parser(__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    args = parser.parse_args()
-    images = cifar10.start(args)
-    runs = [run(images, seed, args.work) for seed in args.seeds]
-    command = f"PYTHONPATH=bench python bench/papers/structured_convnet.py --seeds {' '.join(map(str, args.seeds))}"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "structured_convnet.json").write_text(json.dumps([section(runs, command)], indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    cifar10.by_seeds(__doc__, "structured_convnet", run, section)

@@ -11,11 +11,11 @@ results/structured_depth.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import cifar10
 import torch
@@ -28,7 +28,6 @@ from crest_ext import StructuredConfig, StructuredSparsity, data, materialize, s
 from crest_ext.models import create_model
 from crest_ext.models.cost import multiply_adds
 
-RESULTS = Path(__file__).parent / "results"
 BRANCHES = 3  # to take out, of 9: two convolutions each
 # Of the first stage, whose layers are the smallest; of the others with the square root of their channels. BatchNorm
 # makes up for a layer's scale: a factor of 0.1 leaves all layers small and none at zero, as gradients grow meanwhile.
@@ -74,8 +73,10 @@ def press(network: nn.Module, split: data.Split, seed: int) -> None:
     raise RuntimeError(f"FACTOR must be larger: an epoch left {zero(network)} at zero")
 
 
-def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
-    done, pressed, unfinished = (work / f"structured_depth_{seed}{end}" for end in (".json", ".safetensors", ".pt"))
+def run(args: argparse.Namespace, images: data.Dataset, seed: int) -> Run:
+    done, pressed, unfinished = (
+        args.work / f"structured_depth_{seed}{end}" for end in (".json", ".safetensors", ".pt")
+    )
     if done.exists():
         return Run(**json.loads(done.read_text()))
     start = time.perf_counter()
@@ -83,7 +84,7 @@ def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
     torch.manual_seed(seed)
     given, network = (create_model("resnet20").to(memory_format=torch.channels_last) for _ in range(2))
     for model in (given, network):
-        model.load_state_dict(load_file(weights))
+        model.load_state_dict(load_file(args.weights))
     if not pressed.exists():
         press(network, images.train, seed)
         save_file({k: v.contiguous() for k, v in materialize(network).state_dict().items()}, pressed)
@@ -158,16 +159,5 @@ def section(runs: list[Run], command: str) -> dict[str, object]:
     return {"title": title, "command": command, "columns": columns, "rows": rows, "notes": notes, "headlines": []}
 
 
-def main() -> None:
-    parser = cifar10.parser(__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    args = parser.parse_args()
-    images = cifar10.start(args)
-    runs = [run(args.weights, images, seed, args.work) for seed in args.seeds]
-    command = f"PYTHONPATH=bench python bench/papers/structured_depth.py --seeds {' '.join(map(str, args.seeds))}"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "structured_depth.json").write_text(json.dumps([section(runs, command)], indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    cifar10.by_seeds(__doc__, "structured_depth", run, section)

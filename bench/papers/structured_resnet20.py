@@ -10,24 +10,21 @@ Writes results/structured_resnet20.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import cifar10
 import torch
 from cifar10 import EPOCH, Crops, InBfloat16
 from safetensors.torch import load_file
-from torch import nn
-from torch.nn import functional as F
 
-from crest_ext import StructuredConfig, StructuredSparsity, data, shrink, train
+from crest_ext import StructuredConfig, data, shrink, train
 from crest_ext.models import create_model
 from crest_ext.models.cost import multiply_adds
 
-RESULTS = Path(__file__).parent / "results"
 LEFT = {"layer1*conv2": 7, "layer2*conv2": 15, "layer3*conv2": 30}  # of 16, 32 and 64
 PRESSING = StructuredConfig(channel=dict.fromkeys(LEFT, 0.12), least={"channel": LEFT})
 PRESSING_EPOCHS, PRESSING_RATE = 2, 0.02
@@ -47,22 +44,8 @@ class Run:
     minutes: float
 
 
-def press(network: nn.Module, batches: Crops) -> None:
-    optimizer = torch.optim.SGD(network.parameters(), PRESSING_RATE, MOMENTUM, weight_decay=DECAY)
-    method = StructuredSparsity(network, PRESSING, optimizer)
-    model = InBfloat16(network).train()
-    for epoch in range(PRESSING_EPOCHS):
-        for x, y in batches:
-            optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
-            optimizer.step()
-            method.step()
-        print(f"pressing, epoch {epoch + 1}\n{method.summary()}", flush=True)
-    method.finish()
-
-
-def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
-    done = work / f"structured_resnet20_{seed}.json"
+def run(args: argparse.Namespace, images: data.Dataset, seed: int) -> Run:
+    done = args.work / f"structured_resnet20_{seed}.json"
     if done.exists():
         return Run(**json.loads(done.read_text()))
     start = time.perf_counter()
@@ -70,8 +53,8 @@ def run(weights: Path, images: data.Dataset, seed: int, work: Path) -> Run:
     torch.manual_seed(seed)
     given, network = (create_model("resnet20").to(memory_format=torch.channels_last) for _ in range(2))
     for model in (given, network):
-        model.load_state_dict(load_file(weights))
-    press(network, Crops(images.train, seed))
+        model.load_state_dict(load_file(args.weights))
+    cifar10.press(network, PRESSING, Crops(images.train, seed), PRESSING_EPOCHS, PRESSING_RATE, DECAY)
     example = next(iter(test))[0][:2]
     small = shrink(network, example)
     shrunk_error = train.evaluate(small, test)
@@ -126,16 +109,5 @@ def section(runs: list[Run], command: str) -> dict[str, object]:
     return {"title": title, "command": command, "columns": columns, "rows": rows, "notes": notes, "headlines": []}
 
 
-def main() -> None:
-    parser = cifar10.parser(__doc__)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    args = parser.parse_args()
-    images = cifar10.start(args)
-    runs = [run(args.weights, images, seed, args.work) for seed in args.seeds]
-    command = f"PYTHONPATH=bench python bench/papers/structured_resnet20.py --seeds {' '.join(map(str, args.seeds))}"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "structured_resnet20.json").write_text(json.dumps([section(runs, command)], indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    cifar10.by_seeds(__doc__, "structured_resnet20", run, section)
