@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "conv_host.h"
 #include "cuda_device.h"
-#include "depthwise_host.h"
 #include "scratch.h"
 #include "text.h"
 
@@ -33,8 +33,7 @@ Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, const std::option
               Shape{weight});
   if (bias)
     CREST_CHECK(bias->dim() == 1 && bias->size(0) == m, op, ": bias must have shape (", m, ",), got ", Shape{*bias});
-  const DepthwiseSizes s =
-      check_depthwise(op, x.size(2), x.size(3), weight.size(2), weight.size(3), stride, padding, dilation);
+  const ConvSizes s = check_conv(op, x.size(2), x.size(3), weight.size(2), weight.size(3), stride, padding, dilation);
   const Dtype dtype = check_floating(op, "x", x);
   check_same_dtype(op, "weight", weight, "x", x);
   if (bias) check_same_dtype(op, "bias", *bias, "x", x);
@@ -89,8 +88,7 @@ Tensor depthwise_conv2d_grad_x(const Tensor& grad, const Tensor& weight, const I
   CREST_CHECK(c > 0 && size[1] >= 0 && size[2] >= 0, op, ": size must be that of an image, got ", List{size});
   CREST_CHECK(m > 0 && m % c == 0, op, ": weight must have a multiple of ", c, " channels, those of x, got ",
               Shape{weight});
-  const DepthwiseSizes s =
-      check_depthwise(op, size[1], size[2], weight.size(2), weight.size(3), stride, padding, dilation);
+  const ConvSizes s = check_conv(op, size[1], size[2], weight.size(2), weight.size(3), stride, padding, dilation);
   CREST_CHECK(grad.size(1) == m && grad.size(2) == s.out_h && grad.size(3) == s.out_w, op,
               ": grad must have shape (n, ", m, ", ", s.out_h, ", ", s.out_w, "), got ", Shape{grad});
   const Dtype dtype = check_floating(op, "grad", grad);

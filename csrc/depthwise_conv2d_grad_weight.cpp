@@ -4,8 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "aten.h"
+#include "conv_host.h"
 #include "cuda_device.h"
-#include "depthwise_host.h"
 
 namespace crest {
 namespace {
@@ -23,8 +23,7 @@ Tensor depthwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x, const I
               Shape{grad});
   CREST_CHECK(kernel_size.size() == 2 && kernel_size[0] > 0 && kernel_size[1] > 0, op,
               ": kernel_size must be 2 ints of at least 1, got ", List{kernel_size});
-  const DepthwiseSizes s =
-      check_depthwise(op, x.size(2), x.size(3), kernel_size[0], kernel_size[1], stride, padding, dilation);
+  const ConvSizes s = check_conv(op, x.size(2), x.size(3), kernel_size[0], kernel_size[1], stride, padding, dilation);
   CREST_CHECK(grad.size(0) == n && grad.size(2) == s.out_h && grad.size(3) == s.out_w, op, ": grad must have shape (",
               n, ", ", m, ", ", s.out_h, ", ", s.out_w, "), got ", Shape{grad});
   const Dtype dtype = check_floating(op, "grad", grad);

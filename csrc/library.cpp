@@ -35,5 +35,8 @@ STABLE_TORCH_LIBRARY(crest, m) {
       "sparse_conv2d(Tensor x, Tensor values, Tensor columns, Tensor starts, int[] weight_shape, Tensor? bias=None, "
       "int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1, str activation=\"none\") -> Tensor");
   m.def("singular_value_threshold(Tensor a, float threshold) -> Tensor");
+  m.def(
+      "stem_conv2d(Tensor x, Tensor weight, Tensor? bias=None, int[2] stride=1, int[] padding=[0, 0], "
+      "int[2] dilation=1, str activation=\"none\") -> Tensor");
   m.def("truncated_svd(Tensor a, int rank) -> (Tensor, Tensor, Tensor)");
 }

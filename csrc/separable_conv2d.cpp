@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
+#include "conv_host.h"
 #include "cuda_device.h"
-#include "depthwise_host.h"
 #include "scratch.h"
 #include "text.h"
 
@@ -43,7 +43,7 @@ Tensor separable_conv2d(const Tensor& x, const Tensor& depthwise, const Tensor& 
               ": pointwise must have shape (", panels, ", ", c, ", ", panel_outputs, "), got ", Shape{pointwise});
   check_bias("depthwise_bias", depthwise_bias, c);
   check_bias("bias", bias, m);
-  const DepthwiseSizes s = check_depthwise(op, x.size(2), x.size(3), kh, kw, stride, padding, dilation);
+  const ConvSizes s = check_conv(op, x.size(2), x.size(3), kh, kw, stride, padding, dilation);
   check_float("x", x);
   const auto check_like_x = [&](const char* arg, const Tensor& t) {
     check_same_dtype(op, arg, t, "x", x);

@@ -97,3 +97,21 @@ def separable_calls() -> Iterator[Call]:
         sizes = (n, c, c, h, w, kh, kw, out_h, out_w, *stride, 1, 1, top, left, *dilation, 0, 1, acts[0], m, acts[1], 2)
         arrays = [stored(x, True), first, inner, second, outer, torch.full_like(expected, float("nan")).float()]
         yield Call("separable_conv2d", sizes, arrays, expected, slack(torch.float32, expected, c + kh * kw, terms))
+
+
+def stem_calls() -> Iterator[Call]:
+    """Of stem_conv2d, at the strides that x has."""
+    for x, weight, bias, *where in SAMPLES["stem_conv2d"](torch.float32, "cpu"):
+        if not x.numel():
+            continue
+        (stride, padding, dilation), name = where[:3], where[3] if where[3:] else "none"
+        wide = [None if t is None else t.double() for t in (x, weight, bias)]
+        expected = stored(reference.stem_conv2d(*wide, *where), True)
+        terms = stored(reference.stem_conv2d(*(None if t is None else t.abs() for t in wide), *where[:3]), True)
+        (n, c, h, w), (m, _, kh, kw), (_, out_h, out_w, _) = x.shape, weight.shape, expected.shape
+        top, left = padding[0], padding[2] if len(padding) == 4 else padding[1]
+        steps = x.stride()
+        sizes = (n, c, m, h, w, kh, kw, out_h, out_w, *steps, *stride, top, left, *dilation, ACTIVATIONS.index(name))
+        memory = x.permute(0, 2, 3, 1) if x.stride(1) == 1 else x
+        arrays = [memory, weight, bias, torch.full_like(expected, float("nan")).float()]
+        yield Call("stem_conv2d", sizes, arrays, expected, slack(torch.float32, expected, c * kh * kw, terms))

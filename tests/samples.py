@@ -195,6 +195,31 @@ def separable_conv2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...
         yield last, *packed, inner, outer, *where, next(activations), next(activations)
 
 
+# (n, c, m, (h, w), kernel, stride, padding, dilation): pixels, registers and panels of outputs, whole and in part; rows
+# and columns that meet nothing but padding; any kernel; nothing at all.
+STEM = [
+    (1, 3, 32, (16, 30), (3, 3), (2, 2), (0, 1, 0, 1), (1, 1)),
+    (2, 3, 24, (9, 11), (3, 3), (1, 1), (1, 1), (1, 1)),
+    (1, 1, 97, (7, 29), (5, 5), (1, 1), (0, 0), (1, 1)),
+    (1, 3, 40, (23, 31), (11, 11), (4, 4), (2, 2), (1, 1)),
+    (1, 5, 7, (6, 8), (2, 3), (1, 3), (4, 0, 1, 5), (2, 1)),
+    (1, 2, 16, (1, 1), (1, 1), (1, 1), (3, 4), (1, 1)),
+    (0, 3, 4, (5, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
+]
+
+
+def stem_conv2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    if dtype != torch.float32:
+        return
+    activations = itertools.cycle(["relu", "none", "relu6"])
+    for n, c, m, size, kernel, *where in STEM:
+        shapes = ((n, c, *size), (m, c, *kernel), (m,))
+        x, weight, bias = (tensor(*shape, dtype=dtype, device=device) for shape in shapes)
+        weight /= (c * kernel[0] * kernel[1]) ** 0.5
+        yield x, weight, None, *where
+        yield x.contiguous(memory_format=torch.channels_last), weight, bias, *where, next(activations)
+
+
 # (n, m, k, density): one row of x, a panel of each width and several; the edges of slices, blocks and tiles; nothing.
 PACKED = [
     (1, 16, 128, 0.2),
@@ -296,6 +321,7 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         sparse_group_soft_threshold_,
         sparse_linear,
         sparse_conv2d,
+        stem_conv2d,
     )
 }
 
@@ -315,7 +341,9 @@ LONGEST_SUM = {
     "sparse_group_soft_threshold_": 100,
     "sparse_linear": 130,
     "sparse_conv2d": 363,
+    "stem_conv2d": 363,
 }
 
 # Without a gradient, though they write nothing.
-INFERENCE = {"local_response_norm", "separable_conv2d", "singular_value_threshold", "sparse_linear", "sparse_conv2d"}
+INFERENCE = {"local_response_norm", "separable_conv2d", "singular_value_threshold"}
+INFERENCE |= {"sparse_linear", "sparse_conv2d", "stem_conv2d"}

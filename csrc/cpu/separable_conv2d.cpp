@@ -1,22 +1,12 @@
 // separable_conv2d: a depthwise convolution of some rows, and its product with the pointwise weight.
 #include "../separable_conv2d.h"
 
-#include "depthwise_activation.h"
-#include "unroll.h"
+#include "outputs.h"
 
 namespace crest::CREST_ISA {
 namespace {
 
 using V = Vec<float>;
-
-// Sums of so many pixels and of two registers of outputs fill the registers, beside two of weight and one of x.
-#if defined(__AVX512F__)
-constexpr int most_pixels = 14;
-#elif defined(__aarch64__)
-constexpr int most_pixels = 12;
-#else
-constexpr int most_pixels = 6;
-#endif
 
 // Of the tile, pixels from x on, with `registers` registers of outputs, of which y has `count` numbers. Meanwhile the
 // second level of cache gets the lines from `next` on, one for each channel: large weights come from further away.
@@ -38,11 +28,7 @@ inline void product(const SeparableConv2d& a, const float* x, int64_t block, con
       });
     }
   }
-  unroll<pixels * registers>([&](auto i) CREST_INLINE {
-    constexpr int v = i % registers;
-    float* to = y + i / registers * a.m + v * V::width;
-    store_first(activate(sum[i], a.activation), to, v + 1 < registers ? V::width : count - v * V::width);
-  });
+  store_outputs<pixels, registers>(sum, a.activation, y, a.m, count);
 }
 
 // All pixels of the tile: as many at a time as can be, then fewer.
@@ -64,20 +50,9 @@ inline void products(const SeparableConv2d& a, const float* x, int64_t pixels, i
 inline void multiply(const SeparableConv2d& a, const float* tile, int64_t pixels, int64_t panel, float* y) {
   const int64_t first = panel * panel_outputs, outputs = min(a.m - first, panel_outputs);
   const float* weight = a.weight + first * a.depthwise.in_c;
-  for (int64_t o = 0; o < outputs; o += 2 * V::width) {
-    const int count = static_cast<int>(min(outputs - o, int64_t{2 * V::width}));
-    V bias[2] = {V::zero(), V::zero()};
-    if (a.bias) {
-      const float* from = a.bias + first + o;
-      bias[0] = load_first<V>(from, min(count, V::width));
-      bias[1] = load_first<V>(from + V::width, max(count - V::width, 0));
-    }
-    const int64_t block = pixels * block_channels;
-    if (count > V::width)
-      products<2>(a, tile, pixels, block, weight + o, bias, y + first + o, count);
-    else
-      products<1>(a, tile, pixels, block, weight + o, bias, y + first + o, count);
-  }
+  for_each_pair(outputs, a.bias ? a.bias + first : nullptr, [&](auto registers, int64_t o, int count, const V* bias) {
+    products<registers>(a, tile, pixels, pixels * block_channels, weight + o, bias, y + first + o, count);
+  });
 }
 
 // Rows [begin, end) of all images, by the depthwise convolution.

@@ -50,7 +50,7 @@ def masked_linear_grad_weight(grad: Tensor, x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, grad.flatten(0, -2).t() @ x.flatten(0, -2) if grad.dim() > 1 else grad.outer(x), 0)
 
 
-def depthwise_conv2d(
+def conv2d(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -61,8 +61,11 @@ def depthwise_conv2d(
 ) -> Tensor:
     top, bottom, left, right = padding if len(padding) == 4 else (padding[0], *padding, padding[1])
     padded = F.pad(x, (left, right, top, bottom))
-    y = F.conv2d(padded, weight, bias, tuple(stride), 0, tuple(dilation), groups=x.shape[1])
+    y = F.conv2d(padded, weight, bias, tuple(stride), 0, tuple(dilation), x.shape[1] // weight.shape[1])
     return activate(y, activation)
+
+
+depthwise_conv2d = stem_conv2d = conv2d
 
 
 def activate(y: Tensor, activation: str) -> Tensor:

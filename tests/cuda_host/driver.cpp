@@ -23,6 +23,7 @@
 #include "../../csrc/cuda/sgd_prune_splice.cuh"
 #include "../../csrc/cuda/sparse_conv2d.cuh"
 #include "../../csrc/cuda/sparse_linear.cuh"
+#include "../../csrc/cuda/stem_conv2d.cuh"
 #include "planted.cuh"
 
 namespace {
@@ -196,6 +197,16 @@ void separable_conv2d(const Case& c) {
   c.run(a, cuda::separable_conv2d, [&](auto) { cuda::separable_conv2d<8, 8, 4>(a, nullptr); });
 }
 
+// sizes: those of the struct in its order, then activation.
+void stem_conv2d(const Case& c) {
+  const auto& s = c.sizes;
+  const auto floats = [&](size_t i) { return static_cast<float*>(c[i]); };
+  const StemConv2d a{floats(0), floats(1), floats(2), floats(3), s[0],  s[1],  s[2],  s[3],
+                     s[4],      s[5],      s[6],      s[7],      s[8],  s[9],  s[10], s[11],
+                     s[12],     s[13],     s[14],     s[15],     s[16], s[17], s[18], static_cast<Activation>(s[19])};
+  c.run(a, cuda::stem_conv2d, [&](auto) { cuda::stem_conv2d<32>(a, nullptr); });
+}
+
 // sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
 void sparse_conv2d(const Case& c) {
   const auto& s = c.sizes;
@@ -247,6 +258,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(depthwise_conv2d_grad_weight),
     NAMED(separable_conv2d),
     NAMED(sparse_conv2d),
+    NAMED(stem_conv2d),
     PLANTED(global_out_of_bounds),
     PLANTED(shared_out_of_bounds),
     PLANTED(misaligned),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 import crest_ext
 from crest_ext import reference
-from depthwise import calls, separable_calls
+from depthwise import Call, calls, separable_calls, stem_calls
 from samples import CONVOLUTIONS, OPTIONS, SAMPLES
 
 NAN = float("nan")
@@ -249,11 +249,18 @@ def local_response_norm(dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def separable_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
-    if dtype != torch.float32:
-        return
-    for call in separable_calls():
-        case = Case(call.op, dtype, [int(size) for size in call.sizes], call.arrays)
-        yield Sample(case, {5: call.expected}, {5: call.tolerance})
+    yield from inference(separable_calls(), dtype)
+
+
+def stem_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
+    yield from inference(stem_calls(), dtype)
+
+
+def inference(found: Iterable[Call], dtype: torch.dtype) -> Iterator[Sample]:
+    """Of ops that take float32 and nothing else; the result is the last array."""
+    for call in found if dtype == torch.float32 else ():
+        case, y = Case(call.op, dtype, [int(size) for size in call.sizes], call.arrays), len(call.arrays) - 1
+        yield Sample(case, {y: call.expected}, {y: call.tolerance})
 
 
 def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
@@ -286,7 +293,7 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
 
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
 OPS += [group_norms, group_soft_threshold, sparse_linear, sparse_conv2d, depthwise_conv2d, separable_conv2d]
-OPS += [local_response_norm]
+OPS += [local_response_norm, stem_conv2d]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:

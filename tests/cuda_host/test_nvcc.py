@@ -48,9 +48,10 @@ BUDGETS = {
     "masked_product_kernel": Budget(threads=512, registers=128, occupancy=0.25, shared=40 << 10),
     "separable_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=9 << 10),
     "sparse_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
+    "stem_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "sparse_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=12 << 10),
 }
-FLOAT32 = {"local_response_norm", "separable_conv2d"}  # the sources whose ops take nothing else
+FLOAT32 = {"local_response_norm", "separable_conv2d", "stem_conv2d"}  # the sources whose ops take nothing else
 SHARED_MEMORY = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}  # bytes a multiprocessor has
 KERNEL = re.compile(
     r"Compiling entry function '(?P<symbol>\w+)' for '(?P<arch>\w+)'.*?"

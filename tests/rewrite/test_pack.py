@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from crest_ext import Surgery, SurgeryConfig, materialize
 from crest_ext.models import create_model
-from crest_ext.nn import DepthwiseConv2d, Masked, SeparableConv2d, SparseConv2d, SparseLinear
+from crest_ext.nn import DepthwiseConv2d, Masked, SeparableConv2d, SparseConv2d, SparseLinear, StemConv2d
 from crest_ext.rewrite import PackReport, pack
 from crest_ext.rewrite.pack import _medians
 
@@ -298,11 +298,26 @@ def test_separable(activation: str, sparse_wins: None) -> None:
     assert type(block.dw[0]) is SeparableConv2d
     others = [block.dw[1], block.dw_activation, *block.pw, block.pw_activation]
     assert [type(m) for m in others] == [nn.Identity] * 5
-    # What makes its x: dense, in the format that it takes, and the activation between them in place.
-    assert packed[0].stem[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert packed[0].stem_activation.inplace and not whole[0].stem_activation.inplace
+    # What makes its x, with the padding in front.
+    stem = layers["0.stem.0"]
+    assert (stem.kernel, stem.reason) == (f"stem, {activation}", "measured 2.0 times as fast")
+    kinds_of = [type(m) for m in (packed[0].same, packed[0].stem[0], packed[0].stem[1], packed[0].stem_activation)]
+    assert kinds_of == [nn.Identity, StemConv2d, nn.Identity, nn.Identity]
     assert torch.equal(copy.deepcopy(packed)(x), packed(x))
     torch.testing.assert_close(torch.compile(packed, fullgraph=True, backend="aot_eager")(x), packed(x))
+
+
+def test_what_a_separable_layer_reads_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the format that it takes, and the activation between them in place."""
+    whole, x = mobilenet(), torch.rand(2, 3, 32, 32)
+    seconds = iter([*[(2.0, 1.0)] * 9, (1.0, 2.0), (2.0, 1.0)])  # that plain layer, the blocks, the stem, the whole
+    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(seconds))
+    packed = pack(whole, x)
+    assert next(seconds, None) is None
+    torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
+    assert type(packed[0].block3.dw[0]) is SeparableConv2d
+    assert packed[0].stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert packed[0].stem_activation.inplace and not whole[0].stem_activation.inplace
 
 
 def test_depthwise_alone(monkeypatch: pytest.MonkeyPatch) -> None:

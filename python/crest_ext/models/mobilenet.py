@@ -6,9 +6,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from crest_ext.nn import DepthwiseConv2d
+from crest_ext.nn import DepthwiseConv2d, SamePad2d
 
 # (stride, channels at width 1) of the thirteen blocks; the paper's table prints the last stride as 2, by mistake.
 BLOCKS = [(1, 64), (2, 128), (1, 128), (2, 256), (1, 256), (2, 512), *[(1, 512)] * 5, (2, 1024), (1, 1024)]
@@ -19,18 +18,6 @@ def convolution(conv: nn.Conv2d, folded: bool) -> nn.Module:
     """With its BatchNorm, unless that is folded into it."""
     nn.init.trunc_normal_(conv.weight, std=0.09, a=-0.18, b=0.18)
     return conv if folded else nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels, eps=1e-3))
-
-
-class Same(nn.Module):
-    """Zeros around x for a 3x3 kernel, as TensorFlow's SAME: even sizes, by stride 2, only below and at the right."""
-
-    def __init__(self, stride: int) -> None:
-        super().__init__()
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        pads = [max((-(-size // self.stride) - 1) * self.stride + 3 - size, 0) for size in (x.shape[3], x.shape[2])]
-        return F.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)])
 
 
 class Separable(nn.Module):
@@ -80,7 +67,7 @@ class MobileNetV1(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"MobileNetV1: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
         channels, names, first = int(32 * width_mult), [], 1 if small else 2
-        self.same = Same(first)
+        self.same = SamePad2d((3, 3), (first, first))
         self.stem = convolution(nn.Conv2d(3, channels, 3, first, bias=folded), folded)
         self.stem_activation = ACTIVATIONS[activation]()
         for i, (stride, wide) in enumerate(BLOCKS, 1):

@@ -3,8 +3,10 @@
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.lowered import LoweredConv2d
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
+from crest_ext.nn.pad import SamePad2d
 from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
+from crest_ext.nn.stem import StemConv2d
 from crest_ext.nn.zero import ZeroConv2d
 
 __all__ = [
@@ -13,9 +15,11 @@ __all__ = [
     "Masked",
     "MaskedConv2d",
     "MaskedLinear",
+    "SamePad2d",
     "SeparableConv2d",
     "SparseConv2d",
     "SparseLinear",
+    "StemConv2d",
     "ZeroConv2d",
     "mask_",
 ]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from crest_ext.nn.pad import same
 from crest_ext.ops import depthwise_conv2d
 from crest_ext.ops.depthwise_conv2d import sides
 
@@ -17,11 +18,7 @@ def pads(
     padding: str | tuple[int, ...], x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[int, ...]:
     """A padding in numbers, "same" being TensorFlow's SAME for this x."""
-    if not isinstance(padding, str):
-        return padding
-    sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
-    totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes]
-    return tuple(side for total in totals for side in (total // 2, total - total // 2))
+    return same(x, kernel, stride, dilation) if isinstance(padding, str) else padding
 
 
 class DepthwiseConv2d(nn.Conv2d):

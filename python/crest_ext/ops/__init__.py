@@ -23,6 +23,7 @@ from crest_ext.ops.sgd_prune_splice import sgd_prune_splice_
 from crest_ext.ops.singular_value_threshold import singular_value_threshold
 from crest_ext.ops.sparse_conv2d import sparse_conv2d
 from crest_ext.ops.sparse_linear import sparse_linear
+from crest_ext.ops.stem_conv2d import stem_conv2d
 from crest_ext.ops.truncated_svd import truncated_svd
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "sparse_conv2d",
     "sparse_group_soft_threshold_",
     "sparse_linear",
+    "stem_conv2d",
     "truncated_svd",
     "unpack_separable_conv2d",
     "unpack_sparse",

@@ -81,7 +81,7 @@ def out_size(
 
 
 def is_channels_last(t: Tensor) -> bool:
-    """Where both formats would do, it is not: as csrc/depthwise_host.cpp has it."""
+    """Where both formats would do, it is not: as csrc/conv_host.cpp has it."""
     return not t.is_contiguous() and t.numel() > 0 and t.is_contiguous(memory_format=torch.channels_last)
 
 

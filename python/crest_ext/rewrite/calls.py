@@ -10,11 +10,11 @@ from typing import Any
 import torch.fx
 from torch import Tensor, nn
 
-from crest_ext.nn import DepthwiseConv2d
+from crest_ext.nn import DepthwiseConv2d, SamePad2d
 from crest_ext.nn.quick import QUICK
 
 FOLLOWERS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Conv2d)
-WATCHED = (nn.Linear, DepthwiseConv2d, *FOLLOWERS, *QUICK)
+WATCHED = (nn.Linear, DepthwiseConv2d, nn.ZeroPad2d, SamePad2d, *FOLLOWERS, *QUICK)
 
 
 @dataclass

@@ -1,13 +1,16 @@
-"""Depthwise convolutions with the pointwise ones behind them, which one kernel can run: where they are in a model."""
+"""Convolutions with what is around them that one kernel can run: where they are in a model."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from crest_ext.nn.separable import SeparableConv2d
+from crest_ext.nn.stem import StemConv2d, takes_along
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 
@@ -34,19 +37,54 @@ class Chain(NamedTuple):
         return SeparableConv2d.from_conv2d(first, second, *self.activations(modules)).eval()
 
 
+def channels_last(layer: nn.Module) -> nn.Module:
+    """The layer itself, whose result comes in that format from now on."""
+    return layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
+
+
+class Stem(NamedTuple):
+    """The padding of an image, a convolution of it and its activation, by name; "" for none."""
+
+    pad: str
+    conv: str
+    activation: str
+
+    def fused(self, modules: Mapping[str, nn.Module]) -> StemConv2d:
+        conv, pad = modules[self.conv], modules[self.pad] if self.pad else None
+        assert isinstance(conv, nn.Conv2d)
+        activation = ACTIVATIONS[type(modules[self.activation])] if self.activation else "none"
+        return StemConv2d.from_conv2d(conv, activation, pad).eval()
+
+    def apart(self, modules: Mapping[str, nn.Module]) -> nn.Sequential:
+        """The same as it is when it stays dense: an activation in place, and the result in torch.channels_last."""
+        conv = channels_last(copy.deepcopy(modules[self.conv]))
+        parts = [*([modules[self.pad]] if self.pad else []), conv]
+        return nn.Sequential(*parts, *([type(modules[self.activation])(inplace=True)] if self.activation else []))
+
+
+def stem(modules: Mapping[str, nn.Module], follow: Mapping[str, str], name: str) -> Stem | None:
+    """The one around a convolution, if it is one."""
+    conv = modules[name]
+    if not isinstance(conv, nn.Conv2d) or StemConv2d.refusal(conv):
+        return None
+    pads = (one for one, two in follow.items() if two == name and takes_along(modules[one], conv))
+    return Stem(next(pads, ""), name, _activation(modules, follow, name))
+
+
+def _activation(modules: Mapping[str, nn.Module], follow: Mapping[str, str], name: str) -> str:
+    """That behind a module alone, or ""."""
+    after = follow.get(name, "")
+    return after if after and type(modules[after]) in ACTIVATIONS else ""
+
+
 def chains(modules: Mapping[str, nn.Module], follow: Mapping[str, str], free: Sequence[str]) -> Iterator[Chain]:
     """Those whose modules follow each other alone, with both convolutions `free` to be replaced."""
-
-    def activation_behind(name: str) -> str:
-        after = follow.get(name, "")
-        return after if after and type(modules[after]) in ACTIVATIONS else ""
-
     for name in free:
-        inner = activation_behind(name)
+        inner = _activation(modules, follow, name)
         pointwise = follow.get(inner or name, "")
         if pointwise in free:
             first, second = modules[name], modules[pointwise]
             if not isinstance(first, nn.Conv2d) or not isinstance(second, nn.Conv2d):
                 continue
             if SeparableConv2d.refusal(first, second) is None:
-                yield Chain(name, inner, pointwise, activation_behind(pointwise))
+                yield Chain(name, inner, pointwise, _activation(modules, follow, pointwise))

@@ -1,5 +1,5 @@
 #pragma once
-// What depthwise_conv2d and its gradients share: checks of a convolution's sizes, and memory formats.
+// What the dense convolutions share: checks of a convolution's sizes, and memory formats.
 #include <string>
 #include <vector>
 
@@ -14,15 +14,15 @@ struct List {  // what messages print of it
 };
 std::ostream& operator<<(std::ostream&, const List&);  // (1, 2)
 
-// The sizes of a depthwise convolution of x (n, c, h, w) by weight (c multiplier, 1, kh, kw).
-struct DepthwiseSizes {
+// The sizes of a convolution of x (n, c, h, w) by weight (m, ..., kh, kw).
+struct ConvSizes {
   int64_t h, w, kh, kw, stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w;
   int64_t out_h, out_w;
 };
 
 // Checks stride (2), padding (2 or 4: top, bottom, left, right) and dilation (2), and that a kernel (kh, kw) fits.
-DepthwiseSizes check_depthwise(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
-                               const Ints& padding, const Ints& dilation);
+ConvSizes check_conv(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
+                     const Ints& padding, const Ints& dilation);
 
 Activation check_activation(const char* op, const char* arg, const std::string& name);
 

@@ -1,4 +1,4 @@
-#include "depthwise_host.h"
+#include "conv_host.h"
 
 #include "aten.h"
 
@@ -20,8 +20,8 @@ std::ostream& operator<<(std::ostream& os, const List& list) {
   return os << (list.values.size() == 1 ? ",)" : ")");
 }
 
-DepthwiseSizes check_depthwise(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
-                               const Ints& padding, const Ints& dilation) {
+ConvSizes check_conv(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
+                     const Ints& padding, const Ints& dilation) {
   CREST_CHECK(stride.size() == 2, op, ": stride must be 2 ints, got ", List{stride});
   CREST_CHECK(padding.size() == 2 || padding.size() == 4, op, ": padding must be 2 or 4 ints, got ", List{padding});
   CREST_CHECK(dilation.size() == 2, op, ": dilation must be 2 ints, got ", List{dilation});
@@ -29,20 +29,20 @@ DepthwiseSizes check_depthwise(const char* op, int64_t h, int64_t w, int64_t kh,
   check_least(op, "padding", padding, 0);
   check_least(op, "dilation", dilation, 1);
   const bool four = padding.size() == 4;
-  DepthwiseSizes s{h,
-                   w,
-                   kh,
-                   kw,
-                   stride[0],
-                   stride[1],
-                   padding[0],
-                   padding[four ? 1 : 0],
-                   padding[four ? 2 : 1],
-                   padding[four ? 3 : 1],
-                   dilation[0],
-                   dilation[1],
-                   0,
-                   0};
+  ConvSizes s{h,
+              w,
+              kh,
+              kw,
+              stride[0],
+              stride[1],
+              padding[0],
+              padding[four ? 1 : 0],
+              padding[four ? 2 : 1],
+              padding[four ? 3 : 1],
+              dilation[0],
+              dilation[1],
+              0,
+              0};
   const int64_t span_h = (kh - 1) * s.dilation_h + 1, span_w = (kw - 1) * s.dilation_w + 1;
   const int64_t room_h = h + s.top + s.bottom, room_w = w + s.left + s.right;
   CREST_CHECK(span_h <= room_h && span_w <= room_w, op, ": weight must fit in the padded image, (", room_h, ", ",

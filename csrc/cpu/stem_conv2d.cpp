@@ -1,0 +1,89 @@
+// stem_conv2d: rows of x, with their padding, into a window that stays in cache, and its product with the weight.
+#include "../stem_conv2d.h"
+
+#include "outputs.h"
+
+namespace crest::CREST_ISA {
+namespace {
+
+using V = Vec<float>;
+
+// The rows of x that row `row` of y is made from.
+inline void fill(const StemConv2d& a, int64_t row, float* window) {
+  const int64_t image = row / a.out_h, i = row % a.out_h, pitch = a.pitch();
+  const int64_t begin = min(a.left, pitch), end = min(a.left + a.w, pitch);
+  for (int64_t c = 0; c < a.c; ++c)
+    for (int64_t r = 0; r < a.kh; ++r, window += pitch) {
+      const int64_t from = i * a.stride_h - a.top + r * a.dilation_h;
+      if (from < 0 || from >= a.h) {
+        std::memset(window, 0, pitch * sizeof(float));
+        continue;
+      }
+      const float* x = a.x + image * a.step_n + c * a.step_c + from * a.step_h;
+      std::memset(window, 0, begin * sizeof(float));
+      if (a.step_w == 1)
+        std::memcpy(window + begin, x, (end - begin) * sizeof(float));
+      else
+        for (int64_t j = begin; j < end; ++j) window[j] = x[(j - begin) * a.step_w];
+      std::memset(window + end, 0, (pitch - end) * sizeof(float));
+    }
+}
+
+// Of a row of y, pixels from the one on that x is the first number for, with `registers` registers of outputs.
+template <int pixels, int registers>
+inline void product(const StemConv2d& a, const float* x, const float* weight, const V* bias, float* y, int count) {
+  V sum[pixels * registers];
+  unroll<pixels * registers>([&](auto i) CREST_INLINE { sum[i] = bias[i % registers]; });
+  const int64_t pitch = a.pitch();
+  for (int64_t row = 0; row < a.c * a.kh; ++row, x += pitch)
+    for (int64_t t = 0; t < a.kw; ++t, weight += stem_outputs) {
+      const float* at = x + t * a.dilation_w;
+      V w[registers];
+      unroll<registers>([&](auto v) CREST_INLINE { w[v] = V::load(weight + v * V::width); });
+      unroll<pixels>([&](auto p) CREST_INLINE {
+        const V seen = V::all(*at);
+        at += a.stride_w;
+        unroll<registers>([&](auto v)
+                              CREST_INLINE { sum[p * registers + v] = fma(seen, w[v], sum[p * registers + v]); });
+      });
+    }
+  store_outputs<pixels, registers>(sum, a.activation, y, a.m, count);
+}
+
+// All pixels of the row from x on: as many at a time as can be, then fewer.
+template <int registers, int most = most_pixels>
+inline void products(const StemConv2d& a, const float* x, int64_t pixels, const float* weight, const V* bias, float* y,
+                     int count) {
+  int64_t p = 0;
+  for (; p + most <= pixels; p += most)
+    product<most, registers>(a, x + p * a.stride_w, weight, bias, y + p * a.m, count);
+  if constexpr (most > 1)
+    if (p < pixels) products<registers, most / 2>(a, x + p * a.stride_w, pixels - p, weight, bias, y + p * a.m, count);
+}
+
+}  // namespace
+
+void stem_conv2d_pack(const StemConv2d& a, float* packed, int64_t begin, int64_t end) {
+  const int64_t taps = a.taps();
+  packed += begin * taps * stem_outputs;
+  for (int64_t o = begin * stem_outputs; o < end * stem_outputs; o += stem_outputs)
+    for (int64_t t = 0; t < taps; ++t)
+      for (int64_t l = 0; l < stem_outputs; ++l) *packed++ = o + l < a.m ? a.weight[(o + l) * taps + t] : 0;
+}
+
+void stem_conv2d(const StemConv2d& a, const float* packed, float* window, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    fill(a, row, window);
+    for (int64_t panel = 0; panel < a.panels(); ++panel) {
+      const int64_t first = panel * stem_outputs;
+      const float* weight = packed + first * a.taps();
+      float* y = a.y + row * a.out_w * a.m + first;
+      for_each_pair(min(a.m - first, stem_outputs), a.bias ? a.bias + first : nullptr,
+                    [&](auto registers, int64_t o, int count, const V* bias) {
+                      products<registers>(a, window, a.out_w, weight + o, bias, y + o, count);
+                    });
+    }
+  }
+}
+
+}  // namespace crest::CREST_ISA

@@ -1,0 +1,34 @@
+"""Zeros around images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """TensorFlow's SAME padding for this x: (top, bottom, left, right)."""
+    sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
+    totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes]
+    return tuple(side for total in totals for side in (total // 2, total - total // 2))
+
+
+class SamePad2d(nn.Module):
+    """Zeros around x as TensorFlow's SAME has them: an odd one below and at the right. Without parameters.
+
+    Args:
+        kernel_size, stride: of the convolution behind it, two ints; its own padding is 0.
+    """
+
+    def __init__(self, kernel_size: tuple[int, int], stride: tuple[int, int]) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, bottom, left, right = same(x, self.kernel_size, self.stride, (1, 1))
+        return F.pad(x, (left, right, top, bottom))
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}"
