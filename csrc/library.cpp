@@ -37,6 +37,6 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def("singular_value_threshold(Tensor a, float threshold) -> Tensor");
   m.def(
       "stem_conv2d(Tensor x, Tensor weight, Tensor? bias=None, int[2] stride=1, int[] padding=[0, 0], "
-      "int[2] dilation=1, str activation=\"none\") -> Tensor");
+      "int[2] dilation=1, str activation=\"none\", bool channels_last=True) -> Tensor");
   m.def("truncated_svd(Tensor a, int rank) -> (Tensor, Tensor, Tensor)");
 }

@@ -18,7 +18,7 @@ constexpr const char* op = "stem_conv2d";
 
 template <auto run>
 Tensor stem_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
-                   const Ints& padding, const Ints& dilation, const Text& activation) {
+                   const Ints& padding, const Ints& dilation, const Text& activation, bool channels_last) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
   CREST_CHECK(weight.dim() == 4, op, ": weight must have 4 dimensions, got ", Shape{weight});
   const int64_t c = x.size(1), m = weight.size(0), kh = weight.size(2), kw = weight.size(3);
@@ -35,7 +35,7 @@ Tensor stem_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Te
   if (bias) check_same_device(op, "bias", *bias, "x", x);
   const Activation act = check_activation(op, "activation", activation);
 
-  Tensor y = new_in_format(x, {x.size(0), m, s.out_h, s.out_w}, true);
+  Tensor y = new_in_format(x, {x.size(0), m, s.out_h, s.out_w}, channels_last);
   if (y.numel() == 0) return y;
   const Tensor w = in_format(weight, false);
   std::optional<Tensor> b;
@@ -63,6 +63,7 @@ Tensor stem_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Te
        s.left,
        s.dilation_h,
        s.dilation_w,
+       channels_last,
        act},
       y);
   return y;
@@ -75,7 +76,7 @@ void on_cpu(const StemConv2d& a, const Tensor& y) {
   const auto kernel = CREST_KERNEL(stem_conv2d);
   torch::stable::parallel_for(0, a.n * a.out_h, 1 + (1 << 18) / (a.out_w * a.taps() * a.m),
                               [&](int64_t begin, int64_t end) {
-                                Scratch window(a.window_numbers());
+                                Scratch window(a.window_numbers() + a.row_numbers());
                                 kernel(a, p, window.data(), begin, end);
                               });
 }

@@ -1,6 +1,6 @@
 #pragma once
 // stem_conv2d: y = act(x * weight + bias), the convolution that a network begins with. It has few inputs and more
-// outputs, whose channels come last in memory, as the separable layers behind it take them.
+// outputs, which a row of y at a time are computed side by side, pixel by pixel.
 #include "depthwise_conv2d.h"
 
 namespace crest {
@@ -12,10 +12,11 @@ struct StemConv2d {
   const float* x;       // (n, c, h, w) at any strides
   const float* weight;  // (m, c, kh, kw)
   const float* bias;    // (m,), or nullptr
-  float* y;             // (n, out_h, out_w, m)
+  float* y;             // (n, out_h, out_w, m) where channels come last, else (n, m, out_h, out_w)
   int64_t n, c, m, h, w, kh, kw, out_h, out_w;
   int64_t step_n, step_c, step_h, step_w;  // strides of x
   int64_t stride_h, stride_w, top, left, dilation_h, dilation_w;
+  bool channels_last;
   Activation activation;
 
   int64_t taps() const { return c * kh * kw; }
@@ -23,11 +24,13 @@ struct StemConv2d {
   // What a row of y is made from: (c, kh, pitch), the rows of x that the kernel meets, with the padding.
   int64_t pitch() const { return (out_w - 1) * stride_w + (kw - 1) * dilation_w + 1; }
   int64_t window_numbers() const { return c * kh * pitch(); }
+  // And a panel's outputs of a row of y, which planes are made of: (out_w, 32), and room for a register more of pixels.
+  int64_t row_numbers() const { return channels_last ? 0 : (out_w + 16) * stem_outputs; }
 };
 
 // Panels [begin, end) of it.
 CREST_DECLARE_KERNEL(stem_conv2d_pack, const StemConv2d&, float* packed, int64_t begin, int64_t end)
-// Rows [begin, end) of the n out_h of y. `window` has room for window_numbers().
+// Rows [begin, end) of the n out_h of y. `window` has room for window_numbers() and row_numbers().
 CREST_DECLARE_KERNEL(stem_conv2d, const StemConv2d&, const float* packed, float* window, int64_t begin, int64_t end)
 
 namespace cuda {

@@ -104,14 +104,15 @@ def stem_calls() -> Iterator[Call]:
     for x, weight, bias, *where in SAMPLES["stem_conv2d"](torch.float32, "cpu"):
         if not x.numel():
             continue
-        (stride, padding, dilation), name = where[:3], where[3] if where[3:] else "none"
+        (stride, padding, dilation), (name, last) = where[:3], where[3:] or ["none", True]
         wide = [None if t is None else t.double() for t in (x, weight, bias)]
-        expected = stored(reference.stem_conv2d(*wide, *where), True)
-        terms = stored(reference.stem_conv2d(*(None if t is None else t.abs() for t in wide), *where[:3]), True)
-        (n, c, h, w), (m, _, kh, kw), (_, out_h, out_w, _) = x.shape, weight.shape, expected.shape
+        y = reference.stem_conv2d(*wide, *where)
+        terms = stored(reference.stem_conv2d(*(None if t is None else t.abs() for t in wide), *where[:3]), last)
+        (n, c, h, w), (m, _, kh, kw), (out_h, out_w), expected = x.shape, weight.shape, y.shape[2:], stored(y, last)
         top, left = padding[0], padding[2] if len(padding) == 4 else padding[1]
         steps = x.stride()
-        sizes = (n, c, m, h, w, kh, kw, out_h, out_w, *steps, *stride, top, left, *dilation, ACTIVATIONS.index(name))
+        sizes = (n, c, m, h, w, kh, kw, out_h, out_w, *steps, *stride, top, left, *dilation, last)
+        sizes += (ACTIVATIONS.index(name),)
         memory = x.permute(0, 2, 3, 1) if x.stride(1) == 1 else x
         arrays = [memory, weight, bias, torch.full_like(expected, float("nan")).float()]
         yield Call("stem_conv2d", sizes, arrays, expected, slack(torch.float32, expected, c * kh * kw, terms))

@@ -217,7 +217,9 @@ def stem_conv2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
         x, weight, bias = (tensor(*shape, dtype=dtype, device=device) for shape in shapes)
         weight /= (c * kernel[0] * kernel[1]) ** 0.5
         yield x, weight, None, *where
-        yield x.contiguous(memory_format=torch.channels_last), weight, bias, *where, next(activations)
+        last = x.contiguous(memory_format=torch.channels_last)
+        for channels_last in (True, False):
+            yield last, weight, bias, *where, next(activations), channels_last
 
 
 # (n, m, k, density): one row of x, a panel of each width and several; the edges of slices, blocks and tiles; nothing.

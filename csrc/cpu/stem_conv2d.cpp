@@ -2,6 +2,7 @@
 #include "../stem_conv2d.h"
 
 #include "outputs.h"
+#include "transpose.h"
 
 namespace crest::CREST_ISA {
 namespace {
@@ -29,9 +30,15 @@ inline void fill(const StemConv2d& a, int64_t row, float* window) {
     }
 }
 
+// Where a row's outputs of a panel go: (out_w, pitch).
+struct Row {
+  float* y;
+  int64_t pitch;
+};
+
 // Of a row of y, pixels from the one on that x is the first number for, with `registers` registers of outputs.
 template <int pixels, int registers>
-inline void product(const StemConv2d& a, const float* x, const float* weight, const V* bias, float* y, int count) {
+inline void product(const StemConv2d& a, const float* x, const float* weight, const V* bias, Row to, int count) {
   V sum[pixels * registers];
   unroll<pixels * registers>([&](auto i) CREST_INLINE { sum[i] = bias[i % registers]; });
   const int64_t pitch = a.pitch();
@@ -47,18 +54,31 @@ inline void product(const StemConv2d& a, const float* x, const float* weight, co
                               CREST_INLINE { sum[p * registers + v] = fma(seen, w[v], sum[p * registers + v]); });
       });
     }
-  store_outputs<pixels, registers>(sum, a.activation, y, a.m, count);
+  store_outputs<pixels, registers>(sum, a.activation, to.y, to.pitch, count);
 }
 
 // All pixels of the row from x on: as many at a time as can be, then fewer.
 template <int registers, int most = most_pixels>
-inline void products(const StemConv2d& a, const float* x, int64_t pixels, const float* weight, const V* bias, float* y,
+inline void products(const StemConv2d& a, const float* x, int64_t pixels, const float* weight, const V* bias, Row to,
                      int count) {
-  int64_t p = 0;
-  for (; p + most <= pixels; p += most)
-    product<most, registers>(a, x + p * a.stride_w, weight, bias, y + p * a.m, count);
+  for (; pixels >= most; pixels -= most, x += most * a.stride_w, to.y += most * to.pitch)
+    product<most, registers>(a, x, weight, bias, to, count);
   if constexpr (most > 1)
-    if (p < pixels) products<registers, most / 2>(a, x + p * a.stride_w, pixels - p, weight, bias, y + p * a.m, count);
+    if (pixels) products<registers, most / 2>(a, x, pixels, weight, bias, to, count);
+}
+
+// A row (out_w, pitch) of `outputs` outputs to their planes, the first of which begins at y.
+inline void to_planes(const StemConv2d& a, Row row, int64_t outputs, float* y) {
+  for (int64_t p = 0; p < a.out_w; p += V::width)
+    for (int64_t o = 0; o < outputs; o += V::width) {
+      V square[V::width];
+      unroll<V::width>([&](auto l) CREST_INLINE { square[l] = V::load(row.y + (p + l) * row.pitch + o); });
+      transpose(square);
+      const int count = static_cast<int>(min(a.out_w - p, int64_t{V::width}));
+      unroll<V::width>([&](auto l) CREST_INLINE {
+        if (o + l < outputs) store_first(square[l], y + (o + l) * a.out_h * a.out_w + p, count);
+      });
+    }
 }
 
 }  // namespace
@@ -76,12 +96,18 @@ void stem_conv2d(const StemConv2d& a, const float* packed, float* window, int64_
     fill(a, row, window);
     for (int64_t panel = 0; panel < a.panels(); ++panel) {
       const int64_t first = panel * stem_outputs;
+      const int64_t outputs = min(a.m - first, stem_outputs);
       const float* weight = packed + first * a.taps();
-      float* y = a.y + row * a.out_w * a.m + first;
-      for_each_pair(min(a.m - first, stem_outputs), a.bias ? a.bias + first : nullptr,
+      const Row to = a.channels_last ? Row{a.y + row * a.out_w * a.m + first, a.m}
+                                     : Row{window + a.window_numbers(), stem_outputs};
+      for_each_pair(outputs, a.bias ? a.bias + first : nullptr,
                     [&](auto registers, int64_t o, int count, const V* bias) {
-                      products<registers>(a, window, a.out_w, weight + o, bias, y + o, count);
+                      products<registers>(a, window, a.out_w, weight + o, bias, {to.y + o, to.pitch}, count);
                     });
+      if (!a.channels_last) {
+        const int64_t image = row / a.out_h, i = row % a.out_h;
+        to_planes(a, to, outputs, a.y + ((image * a.m + first) * a.out_h + i) * a.out_w);
+      }
     }
   }
 }

@@ -1,5 +1,6 @@
 #pragma once
-// A thread computes one number of y. Neighbours are outputs of one pixel, which all read the same of x.
+// A thread computes one number of y. Neighbours in memory are neighbouring threads: outputs of one pixel, which all
+// read the same of x, or pixels of one output, which read the same of weight.
 #include "../stem_conv2d.h"
 #include "launch.cuh"
 
@@ -9,8 +10,9 @@ template <int threads>
 __global__ void __launch_bounds__(threads) stem_conv2d_kernel(const StemConv2d a) {
   const int64_t at = int64_t{blockIdx.x} * threads + threadIdx.x;
   if (at >= a.n * a.out_h * a.out_w * a.m) return;
-  const int64_t o = at % a.m, pixel = at / a.m;
-  const int64_t j = pixel % a.out_w, i = pixel / a.out_w % a.out_h, n = pixel / a.out_w / a.out_h;
+  const int64_t plane = a.out_h * a.out_w;
+  const int64_t o = a.channels_last ? at % a.m : at / plane % a.m, n = at / (plane * a.m);
+  const int64_t pixel = a.channels_last ? at / a.m % plane : at % plane, j = pixel % a.out_w, i = pixel / a.out_w;
   const float* weight = a.weight + o * a.c * a.kh * a.kw;
   const float* x = a.x + n * a.step_n;
   float sum = a.bias ? a.bias[o] : 0;

@@ -65,7 +65,21 @@ def conv2d(
     return activate(y, activation)
 
 
-depthwise_conv2d = stem_conv2d = conv2d
+depthwise_conv2d = conv2d
+
+
+def stem_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    activation: str = "none",
+    channels_last: bool = True,
+) -> Tensor:
+    y = conv2d(x, weight, bias, stride, padding, dilation, activation)
+    return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
 def activate(y: Tensor, activation: str) -> Tensor:

@@ -201,9 +201,11 @@ void separable_conv2d(const Case& c) {
 void stem_conv2d(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return static_cast<float*>(c[i]); };
-  const StemConv2d a{floats(0), floats(1), floats(2), floats(3), s[0],  s[1],  s[2],  s[3],
-                     s[4],      s[5],      s[6],      s[7],      s[8],  s[9],  s[10], s[11],
-                     s[12],     s[13],     s[14],     s[15],     s[16], s[17], s[18], static_cast<Activation>(s[19])};
+  const StemConv2d a{floats(0), floats(1), floats(2), floats(3),  s[0],
+                     s[1],      s[2],      s[3],      s[4],       s[5],
+                     s[6],      s[7],      s[8],      s[9],       s[10],
+                     s[11],     s[12],     s[13],     s[14],      s[15],
+                     s[16],     s[17],     s[18],     s[19] != 0, static_cast<Activation>(s[20])};
   c.run(a, cuda::stem_conv2d, [&](auto) { cuda::stem_conv2d<32>(a, nullptr); });
 }
 

@@ -229,11 +229,13 @@ void separable(const Case& c) {
 void stem(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
-  const StemConv2d a{floats(0), floats(1), floats(2), floats(3), s[0],  s[1],  s[2],  s[3],
-                     s[4],      s[5],      s[6],      s[7],      s[8],  s[9],  s[10], s[11],
-                     s[12],     s[13],     s[14],     s[15],     s[16], s[17], s[18], static_cast<Activation>(s[19])};
+  const StemConv2d a{floats(0), floats(1), floats(2), floats(3),  s[0],
+                     s[1],      s[2],      s[3],      s[4],       s[5],
+                     s[6],      s[7],      s[8],      s[9],       s[10],
+                     s[11],     s[12],     s[13],     s[14],      s[15],
+                     s[16],     s[17],     s[18],     s[19] != 0, static_cast<Activation>(s[20])};
   std::vector<float> packed(static_cast<size_t>(a.panels() * a.taps() * stem_outputs));
-  std::vector<float> window(static_cast<size_t>(a.window_numbers()));
+  std::vector<float> window(static_cast<size_t>(a.window_numbers() + a.row_numbers()));
   in_two(a.panels(), [&](int64_t begin, int64_t end) { stem_conv2d_pack(a, packed.data(), begin, end); });
   in_two(a.n * a.out_h, [&](int64_t begin, int64_t end) { stem_conv2d(a, packed.data(), window.data(), begin, end); });
 }

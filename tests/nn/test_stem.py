@@ -34,6 +34,14 @@ def test_computes_all_three(pad: nn.Module | None, arguments: dict[str, Any]) ->
     assert not list(module.parameters())
 
 
+def test_planes() -> None:
+    conv, x = nn.Conv2d(3, 40, 3, 2), torch.randn(2, 3, 23, 24)
+    module = StemConv2d.from_conv2d(conv, "relu", channels_last=False)
+    with torch.no_grad():
+        assert module(x).is_contiguous()
+        torch.testing.assert_close(module(x), F.relu(conv(x)), rtol=1e-4, atol=1e-5)
+
+
 def test_of_a_masked_convolution() -> None:
     conv = MaskedConv2d(3, 5, 3)
     conv.mask.copy_(torch.rand_like(conv.weight) < 0.5)

@@ -29,14 +29,15 @@ def test_any_shape(data: Any) -> None:
     if draw(st.booleans()):
         x = x.contiguous(memory_format=torch.channels_last)
     args = x, torch.randn(m, c, *kernel), draw(st.sampled_from([None, torch.randn(m)]))
-    where = stride, pads, dilation, draw(st.sampled_from(["none", "relu", "relu6"]))
+    where = stride, pads, dilation, draw(st.sampled_from(["none", "relu", "relu6"])), draw(st.booleans())
     _C.set_active_isa(draw(st.sampled_from(_C.available_isas())))
     try:
         got = stem_conv2d(*args, *where)
     finally:
         _C.set_active_isa(before)
     expected = reference.stem_conv2d(*(None if t is None else t.double() for t in args), *where)
-    assert got.dtype == torch.float32 and got.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if where[-1] else torch.contiguous_format
+    assert got.dtype == torch.float32 and got.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=2e-6 * args[1][0].numel() ** 0.5)
 
 
@@ -52,12 +53,13 @@ def test_threads_agree() -> None:
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("channels_last", [True, False])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_in_its_pixels(value: float, isa: str) -> None:
+def test_what_is_not_finite_stays_in_its_pixels(value: float, channels_last: bool, isa: str) -> None:
     x, weight = torch.randn(2, 3, 9, 9), torch.randn(40, 3, 3, 3)
-    clean = stem_conv2d(x, weight, padding=1, activation="relu")
+    clean = stem_conv2d(x, weight, padding=1, activation="relu", channels_last=channels_last)
     x[1, 1, 4, 5] = value
-    got = stem_conv2d(x, weight, padding=1, activation="relu")
+    got = stem_conv2d(x, weight, padding=1, activation="relu", channels_last=channels_last)
     near = torch.zeros(2, 1, 9, 9, dtype=torch.bool)
     near[1, :, 3:6, 4:7] = True
     assert torch.equal(got[~near.expand_as(got)], clean[~near.expand_as(clean)])

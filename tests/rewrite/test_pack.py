@@ -323,13 +323,14 @@ def test_what_a_separable_layer_reads_stays_dense(monkeypatch: pytest.MonkeyPatc
 def test_depthwise_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one pass is no faster: only what is behind the depthwise convolution runs in its pass."""
     whole, x = mobilenet(), torch.rand(2, 3, 32, 32)
-    # that plain layer, the eight blocks, the whole
-    calls = iter([(2.0, 1.0), *[(1.0, 2.0)] * 8, (2.0, 1.0)])
+    # that plain layer, the eight blocks, the stem, the whole
+    calls = iter([(2.0, 1.0), *[(1.0, 2.0)] * 9, (2.0, 1.0)])
     monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(calls))
     packed, report = pack(whole, x, explain=True)
     assert next(calls, None) is None
     torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
     kernels = {layer.name: (layer.kernel, layer.reason) for layer in report.layers}
+    assert kernels["0.stem.0"] == ("dense", "keeps too many weights")
     assert kernels["0.block3.dw.0"] == ("depthwise, relu", "is a DepthwiseConv2d")
     assert kernels["0.block3.pw.0"] == ("dense", "keeps too many weights")
     block = packed[0].block3

@@ -17,8 +17,7 @@ MOST_CHANNELS = 4  # of x: beyond these, the rows that a result's row is made fr
 class StemConv2d(nn.Module):
     """A convolution of an image with few channels on `stem_conv2d`, with its padding and activation; x float32.
 
-    The weight and the bias are buffers, which copy, save, move and compile; it has no parameters. The result is in
-    torch.channels_last.
+    The weight and the bias are buffers, which copy, save, move and compile; it has no parameters.
 
     Args:
         weight: (m, c, kh, kw); float32.
@@ -26,6 +25,7 @@ class StemConv2d(nn.Module):
         stride, dilation: two ints.
         padding: two ints, four (top, bottom, left, right), or "same": TensorFlow's SAME.
         activation: "none", "relu" or "relu6".
+        channels_last: give the result in torch.channels_last, as `SeparableConv2d` takes it; or else contiguous.
     """
 
     weight: Tensor
@@ -39,11 +39,13 @@ class StemConv2d(nn.Module):
         padding: tuple[int, ...] | str = (0, 0),
         dilation: tuple[int, int] = (1, 1),
         activation: str = "none",
+        channels_last: bool = True,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight.detach().clone())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
-        self.stride, self.padding, self.dilation, self.activation = stride, padding, dilation, activation
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.activation, self.channels_last = activation, channels_last
 
     @staticmethod
     def refusal(conv: nn.Conv2d) -> str | None:
@@ -55,7 +57,9 @@ class StemConv2d(nn.Module):
         return "has a padding by name" if isinstance(conv.padding, str) else None
 
     @classmethod
-    def from_conv2d(cls, conv: nn.Conv2d, activation: str = "none", pad: nn.Module | None = None) -> StemConv2d:
+    def from_conv2d(
+        cls, conv: nn.Conv2d, activation: str = "none", pad: nn.Module | None = None, channels_last: bool = True
+    ) -> StemConv2d:
         """What a convolution computes, behind an nn.ZeroPad2d or a `SamePad2d` if there is one.
 
         Raises:
@@ -72,16 +76,17 @@ class StemConv2d(nn.Module):
             padding = (top, bottom, left, right)
         stride, dilation = cast("tuple[int, int]", conv.stride), cast("tuple[int, int]", conv.dilation)
         around = "same" if type(pad) is SamePad2d else padding
-        return cls(*effective(conv), stride, around, dilation, activation).train(conv.training)
+        return cls(*effective(conv), stride, around, dilation, activation, channels_last).train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
         padding = pads(self.padding, x, self.weight.shape[2:], self.stride, self.dilation)
-        return stem_conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.activation)
+        where = self.stride, padding, self.dilation
+        return stem_conv2d(x, self.weight, self.bias, *where, self.activation, self.channels_last)
 
     def extra_repr(self) -> str:
         m, c, kh, kw = self.weight.shape
         shown = f"{c}, {m}, kernel_size=({kh}, {kw}), stride={self.stride}, padding={self.padding}"
-        return f"{shown}, dilation={self.dilation}, activation={self.activation}"
+        return f"{shown}, activation={self.activation}, channels_last={self.channels_last}"
 
 
 def takes_along(pad: nn.Module, conv: nn.Conv2d) -> bool:

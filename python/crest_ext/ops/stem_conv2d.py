@@ -18,20 +18,22 @@ def stem_conv2d(
     padding: Ints = 0,
     dilation: Ints = 1,
     activation: str = "none",
+    channels_last: bool = True,
 ) -> Tensor:
     """Convolution of an image with few channels, padding, bias and activation in one pass. For inference.
 
-    F.conv2d(x, weight, bias, ..., groups=1), activated, whose result has its channels last, as `separable_conv2d` and
-    torch's channels_last take them without a copy.
+    F.conv2d(x, weight, bias, ..., groups=1), activated.
 
     Args:
         x: (n, c, h, w); float32; with any strides. c is meant to be 3 or so: it may be larger, but then is slow.
         weight: (m, c, kh, kw); float32.
         bias: (m,); float32.
         stride, padding, dilation, activation: as in `depthwise_conv2d`.
+        channels_last: give a result that has its channels last, as `separable_conv2d` takes them without a copy.
 
     Returns:
-        (n, m, out_h, out_w) of `depthwise_conv2d`; float32, in torch.channels_last. Sums are kept in float32.
+        (n, m, out_h, out_w) of `depthwise_conv2d`; float32, in torch.channels_last or contiguous. Sums are kept
+        in float32.
 
     Raises:
         ValueError: a shape, dtype, device or value is not as above, or the kernel does not fit in the padded image; x
@@ -44,7 +46,9 @@ def stem_conv2d(
         raise ValueError(
             "stem_conv2d: x and weight must not require a gradient, for there is none; use torch.no_grad()"
         )
-    return torch.ops.crest.stem_conv2d(x, weight, bias, pair(stride), pair(padding), pair(dilation), activation)
+    return torch.ops.crest.stem_conv2d(
+        x, weight, bias, pair(stride), pair(padding), pair(dilation), activation, channels_last
+    )
 
 
 @torch.library.register_fake("crest::stem_conv2d")
@@ -56,6 +60,8 @@ def _fake(
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
     activation: str = "none",
+    channels_last: bool = True,
 ) -> Tensor:
     out = out_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    return x.new_empty((x.shape[0], weight.shape[0], *out)).to(memory_format=torch.channels_last)
+    y = x.new_empty((x.shape[0], weight.shape[0], *out))
+    return y.to(memory_format=torch.channels_last) if channels_last else y

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,7 +36,7 @@ class Chain(NamedTuple):
         return SeparableConv2d.from_conv2d(first, second, *self.activations(modules)).eval()
 
 
-def channels_last(layer: nn.Module) -> nn.Module:
+def in_channels_last(layer: nn.Module) -> nn.Module:
     """The layer itself, whose result comes in that format from now on."""
     return layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
@@ -49,16 +48,19 @@ class Stem(NamedTuple):
     conv: str
     activation: str
 
-    def fused(self, modules: Mapping[str, nn.Module]) -> StemConv2d:
+    def fused(self, modules: Mapping[str, nn.Module], channels_last: bool) -> StemConv2d:
         conv, pad = modules[self.conv], modules[self.pad] if self.pad else None
         assert isinstance(conv, nn.Conv2d)
         activation = ACTIVATIONS[type(modules[self.activation])] if self.activation else "none"
-        return StemConv2d.from_conv2d(conv, activation, pad).eval()
+        return StemConv2d.from_conv2d(conv, activation, pad, channels_last).eval()
+
+    @property
+    def first(self) -> str:
+        return self.pad or self.conv
 
     def apart(self, modules: Mapping[str, nn.Module]) -> nn.Sequential:
-        """The same as it is when it stays dense: an activation in place, and the result in torch.channels_last."""
-        conv = channels_last(copy.deepcopy(modules[self.conv]))
-        parts = [*([modules[self.pad]] if self.pad else []), conv]
+        """The same as it is when it stays dense, with its activation in place."""
+        parts = [modules[name] for name in (self.pad, self.conv) if name]
         return nn.Sequential(*parts, *([type(modules[self.activation])(inplace=True)] if self.activation else []))
 
 

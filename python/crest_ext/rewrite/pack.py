@@ -18,7 +18,7 @@ from crest_ext.nn.quick import QUICK
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, followers, has_hooks, record
 from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
-from crest_ext.rewrite.chains import Chain, chains, channels_last, stem
+from crest_ext.rewrite.chains import Chain, Stem, chains, in_channels_last, stem
 from crest_ext.rewrite.functions import to_modules
 from crest_ext.rewrite.materialize import materialize
 
@@ -85,10 +85,11 @@ def pack(
     model, a module without modules being one step. There calls of relu, relu6, max_pool2d and local_response_norm count
     as modules; the last two are computed in a faster way where it is one here. A depthwise convolution and a pointwise
     one behind it become one `nn.SeparableConv2d` where that is faster than the two as they were chosen.
-    A convolution of an image in front of it becomes one `nn.StemConv2d` with its padding and activation where that is
-    faster. Behind a layer that stays dense, a ReLU works in place. Masked layers that stay dense become plain ones with
-    exact zeros, as `materialize` makes them. At last the whole is measured against the materialised model, and if it is
-    not faster, the materialised model is what comes back. So a packed model is for inputs of about the example's size.
+    A convolution of an image becomes one `nn.StemConv2d` with its padding and activation where that is faster.
+    Behind a layer that stays dense, a ReLU works in place. Masked layers that stay dense become plain ones with
+    exact zeros, as `materialize` makes them. At last the whole is measured against the materialised model, and if
+    it is not faster, the materialised model is what comes back. So a packed model is for inputs of about the
+    example's size.
 
     The result is an ordinary module in eval mode whose parameters require no gradient, a torch.fx.GraphModule where
     calls became modules. What is not float32 on the CPU, has hooks, is a subclass of Linear or Conv2d, pads with
@@ -131,9 +132,11 @@ def pack(
         if layer.kernel == "dense" and name in free:
             if after and type(modules[after]) in CHAINED:  # that reads what nobody else does
                 packed.set_submodule(after, type(modules[after])(inplace=True))
-            if any(calls[chain.depthwise].x is calls[after or name].out for chain in fused):
-                # its result is read in channels_last, then
-                packed, chosen[name] = _channels_last(packed, layer, modules, follow, calls)
+            last = any(calls[chain.depthwise].x is calls[after or name].out for chain in fused)
+            if last:  # they read it so
+                in_channels_last(modules[name])
+            if found := stem(modules, follow, name):
+                packed, chosen[name] = _choose_stem(found, packed, layer, modules, calls, last)
         elif layer.kernel in ACTIVATIONS:
             activation = _activation(layer.kernel, modules, after)
             packed = _replace(packed, modules[name], _made(modules[name], layer.kernel, dtype, activation))
@@ -235,23 +238,25 @@ def _choose_chains(
     return fused
 
 
-def _channels_last(
-    model: Model, layer: PackedLayer, modules: dict[str, nn.Module], follow: dict[str, str], calls: dict[str, Call]
+def _choose_stem(
+    found: Stem,
+    model: Model,
+    layer: PackedLayer,
+    modules: dict[str, nn.Module],
+    calls: dict[str, Call],
+    channels_last: bool,
 ) -> tuple[Model, PackedLayer]:
-    """The model with a dense layer that gives its result in channels_last: in one pass, where that is faster."""
-    if found := stem(modules, follow, layer.name):
-        x, apart, whole = calls[found.pad or found.conv].x, found.apart(modules), found.fused(modules)
-        with torch.inference_mode():
-            times = _medians(lambda: apart(x), lambda: whole(x))
-        if times[1] < times[0]:
-            model = _replace(model, modules[layer.name], whole)
-            for name in filter(None, (found.pad, found.activation)):
-                model.set_submodule(name, nn.Identity())
-            kernel = f"stem, {whole.activation}".removesuffix(", none")
-            reason = f"measured {times[0] / times[1]:.1f} times as fast"
-            return model, replace(layer, kernel=kernel, dense=times[0], sparse=times[1], reason=reason)
-    channels_last(modules[layer.name])
-    return model, layer
+    """The model with a dense layer in one pass with what is around it, where that is faster."""
+    x, apart, whole = calls[found.first].x, found.apart(modules), found.fused(modules, channels_last)
+    with torch.inference_mode():
+        times = _medians(lambda: apart(x), lambda: whole(x))
+    if times[1] >= times[0]:
+        return model, layer
+    model = _replace(model, modules[layer.name], whole)
+    for name in filter(None, (found.pad, found.activation)):
+        model.set_submodule(name, nn.Identity())
+    kernel, reason = f"stem, {whole.activation}", f"measured {times[0] / times[1]:.1f} times as fast"
+    return model, replace(layer, kernel=kernel.removesuffix(", none"), dense=times[0], sparse=times[1], reason=reason)
 
 
 def _apart(
