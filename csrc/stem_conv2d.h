@@ -1,6 +1,6 @@
 #pragma once
 // stem_conv2d: y = act(x * weight + bias), the convolution that a network begins with. It has few inputs and more
-// outputs, which a row of y at a time are computed side by side, pixel by pixel.
+// outputs, which are computed side by side, pixel by pixel, a row of y at a time.
 #include "depthwise_conv2d.h"
 
 namespace crest {
@@ -28,7 +28,7 @@ struct StemConv2d {
   int64_t row_numbers() const { return channels_last ? 0 : (out_w + 16) * stem_outputs; }
 };
 
-// Panels [begin, end) of it.
+// Panels [begin, end) of the packed weight.
 CREST_DECLARE_KERNEL(stem_conv2d_pack, const StemConv2d&, float* packed, int64_t begin, int64_t end)
 // Rows [begin, end) of the n out_h of y. `window` has room for window_numbers() and row_numbers().
 CREST_DECLARE_KERNEL(stem_conv2d, const StemConv2d&, const float* packed, float* window, int64_t begin, int64_t end)

@@ -307,6 +307,24 @@ def test_separable(activation: str, sparse_wins: None) -> None:
     torch.testing.assert_close(torch.compile(packed, fullgraph=True, backend="aot_eager")(x), packed(x))
 
 
+@pytest.mark.parametrize("hooked", [False, True])
+def test_a_stem_and_its_padding(hooked: bool, sparse_wins: None) -> None:
+    """To planes; the padding goes along, unless it has a hook."""
+    model = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 5, 3, 2), nn.BatchNorm2d(5), nn.ReLU6()).eval()
+    seen: list[Any] = []
+    if hooked:
+        model[0].register_forward_hook(lambda *_: seen.append(1))
+    x = torch.randn(2, 3, 9, 8)
+    packed, report = pack(model, x, explain=True)
+    (layer,) = report.layers
+    assert layer.kernel == "stem, relu6"
+    assert kinds(packed) == ["ZeroPad2d" if hooked else "Identity", "StemConv2d", "Identity", "Identity"]
+    seen.clear()
+    out = packed(x)
+    assert out.is_contiguous() and seen == [1] * hooked
+    torch.testing.assert_close(out, model(x), rtol=1e-4, atol=1e-5)
+
+
 def test_what_a_separable_layer_reads_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the format that it takes, and the activation between them in place."""
     whole, x = mobilenet(), torch.rand(2, 3, 32, 32)

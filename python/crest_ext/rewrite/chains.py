@@ -10,6 +10,7 @@ from torch import nn
 
 from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.stem import StemConv2d, takes_along
+from crest_ext.rewrite.calls import has_hooks
 
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
 
@@ -69,8 +70,10 @@ def stem(modules: Mapping[str, nn.Module], follow: Mapping[str, str], name: str)
     conv = modules[name]
     if not isinstance(conv, nn.Conv2d) or StemConv2d.refusal(conv):
         return None
-    pads = (one for one, two in follow.items() if two == name and takes_along(modules[one], conv))
-    return Stem(next(pads, ""), name, _activation(modules, follow, name))
+    pad = next((one for one, two in follow.items() if two == name), "")
+    if pad and (has_hooks(modules[pad]) or not takes_along(modules[pad], conv)):
+        pad = ""
+    return Stem(pad, name, _activation(modules, follow, name))
 
 
 def _activation(modules: Mapping[str, nn.Module], follow: Mapping[str, str], name: str) -> str:
