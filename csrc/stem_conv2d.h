@@ -19,13 +19,16 @@ struct StemConv2d {
   bool channels_last;
   Activation activation;
 
-  int64_t taps() const { return c * kh * kw; }
-  int64_t panels() const { return (m + stem_outputs - 1) / stem_outputs; }
+  // Inlined always: csrc/cpu may define nothing outside its namespaces.
+#define CREST_SIZE __attribute__((always_inline)) int64_t
+  CREST_SIZE taps() const { return c * kh * kw; }
+  CREST_SIZE panels() const { return (m + stem_outputs - 1) / stem_outputs; }
   // What a row of y is made from: (c, kh, pitch), the rows of x that the kernel meets, with the padding.
-  int64_t pitch() const { return (out_w - 1) * stride_w + (kw - 1) * dilation_w + 1; }
-  int64_t window_numbers() const { return c * kh * pitch(); }
+  CREST_SIZE pitch() const { return (out_w - 1) * stride_w + (kw - 1) * dilation_w + 1; }
+  CREST_SIZE window_numbers() const { return c * kh * pitch(); }
   // And a panel's outputs of a row of y, which planes are made of: (out_w, 32), and room for a register more of pixels.
-  int64_t row_numbers() const { return channels_last ? 0 : (out_w + 16) * stem_outputs; }
+  CREST_SIZE row_numbers() const { return channels_last ? 0 : (out_w + 16) * stem_outputs; }
+#undef CREST_SIZE
 };
 
 // Panels [begin, end) of the packed weight.
