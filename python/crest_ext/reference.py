@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,18 +69,8 @@ def conv2d(
 depthwise_conv2d = conv2d
 
 
-def stem_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[int] = (0, 0),
-    dilation: Sequence[int] = (1, 1),
-    activation: str = "none",
-    channels_last: bool = True,
-) -> Tensor:
-    y = conv2d(x, weight, bias, stride, padding, dilation, activation)
-    return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def stem_conv2d(*args: Any, **options: Any) -> Tensor:
+    return conv2d(*args[:7], **options)  # the eighth is a memory format
 
 
 def activate(y: Tensor, activation: str) -> Tensor:

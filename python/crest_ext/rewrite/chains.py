@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from crest_ext.nn.separable import SeparableConv2d
@@ -35,11 +34,6 @@ class Chain(NamedTuple):
         first, second = modules[self.depthwise], modules[self.pointwise]
         assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
         return SeparableConv2d.from_conv2d(first, second, *self.activations(modules)).eval()
-
-
-def in_channels_last(layer: nn.Module) -> nn.Module:
-    """The layer itself, whose result comes in that format from now on."""
-    return layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs
 
 
 class Stem(NamedTuple):

@@ -169,9 +169,9 @@ class _Walk:
         if name in POOLS and after >= POOLS[name]:
             # An average with padding, or by another number than that of its values, is constant only at the size of
             # this input, if at all; but 0 where all values are.
-            padded = name.startswith("avg") and any(pytree.tree_leaves([args[2:3], args[5:]]))
-            zero = torch.stack(_range(y, x.dim)).eq(0).all(0)
-            return replace(x, known=x.known & zero if padded else x.known)
+            if not (name.startswith("avg") and any(pytree.tree_leaves([args[2:3], args[5:]]))):
+                return x
+            return replace(x, known=x.known & torch.stack(_range(y, x.dim)).eq(0).all(0))
         if name in ("pad", "constant_pad_nd") and after >= len(args[0]) // 2:
             lo, hi = _range(y, x.dim)
             self.channels.keep(x.ids[x.known & (lo != hi)], "padding follows their constant")

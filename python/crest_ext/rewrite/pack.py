@@ -18,7 +18,7 @@ from crest_ext.nn.quick import QUICK
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, followers, has_hooks, record
 from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
-from crest_ext.rewrite.chains import Chain, Stem, chains, in_channels_last, stem
+from crest_ext.rewrite.chains import Chain, Stem, chains, stem
 from crest_ext.rewrite.functions import to_modules
 from crest_ext.rewrite.materialize import materialize
 
@@ -134,7 +134,7 @@ def pack(
                 packed.set_submodule(after, type(modules[after])(inplace=True))
             last = any(calls[chain.depthwise].x is calls[after or name].out for chain in fused)
             if last:  # they read it so
-                in_channels_last(modules[name])
+                modules[name].to(memory_format=torch.channels_last)
             if found := stem(modules, follow, name):
                 packed, chosen[name] = _choose_stem(found, packed, layer, modules, calls, last)
         elif layer.kernel in ACTIVATIONS:
