@@ -86,11 +86,13 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& column
   return y;
 }
 
-// Planes of as many images as stay in the second level of cache, and no less than one.
+// Planes of as many images as stay in the second level of cache, and no less than one. One, if its sums can go to y and
+// its planes are not much more than its numbers.
 int64_t images_at_once(SparseConv2d a) {
   a.n = 1;
   ConvPlanes p;
   CREST_KERNEL(sparse_conv2d_plan)(a, p);
+  if (p.to_y && p.y_plane - a.ow <= a.ow / 8) return 1;
   return std::max<int64_t>(1, cached_numbers / room_for_planes(a, p));
 }
 
@@ -111,9 +113,9 @@ void run_on_cpu(const SparseConv2d& a, const ConvPlanes& p, float* planes) {
   const Ints to = distances(a, p), work = work_before(a);
   const ConvProduct product{p, p.in_place ? a.x : planes, y, to.data(), work.data()};
   const auto multiply = CREST_KERNEL(sparse_conv2d_multiply);
-  torch::stable::parallel_for(0, p.images * (p.steps / p.tile) * work.back(), 1 + (1 << 15) / (p.y_plane / p.steps),
+  torch::stable::parallel_for(0, p.images * p.tiles * work.back(), 1 + (1 << 15) / (p.y_plane / p.steps),
                               [&](int64_t begin, int64_t end) { multiply(a, product, begin, end); });
-  if (!p.in_place)
+  if (!p.in_place && !p.to_y)
     parallel(a.m, p.y_plane, [&, unpack = CREST_KERNEL(sparse_conv2d_unpack)](float* room, int64_t begin, int64_t end) {
       unpack(a, p, y, room, begin, end);
     });

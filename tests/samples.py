@@ -254,6 +254,8 @@ OPTIONS = ("stride", "padding", "dilation", "groups")
 CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((2, 5, 8, 8), (6, 5, 1, 1), {}),
     ((1, 40, 3, 5), (7, 40, 1, 1), {"stride": 2}),
+    ((2, 280, 21, 13), (8, 140, 1, 1), {"groups": 2}),  # planes that end within a register, and two tiles of the weight
+    ((3, 130, 7, 7), (5, 130, 1, 1), {}),  # three images in a plane
     ((2, 3, 9, 7), (4, 3, 3, 3), {"padding": 1}),
     ((1, 4, 11, 11), (6, 2, 5, 5), {"padding": 2, "groups": 2}),
     ((3, 2, 13, 10), (3, 2, 3, 2), {"stride": (2, 3), "padding": (1, 0), "dilation": (1, 2)}),

@@ -25,17 +25,22 @@ inline const float* values_of(const SparseConv2d& a, int64_t from, int64_t count
 
 inline V relu(V y) { return {y.v < V::zero().v ? V::zero().v : y.v}; }  // a NaN stays
 
-// Filters [first, last) of one group, times one tile of the planes of `size` registers: x and y are where it begins.
-// The sums of a filter stay in registers for as long as it meets the channels of one tile of the weight.
-template <int size>
-inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x, float* y, int64_t first,
+// Filters [first, last) of one group, times the tile of the planes of `size` registers that begins `at` numbers after
+// x and y. The sums of a filter stay in registers for as long as it meets the channels of one tile of the weight.
+// Where lanes are neighbours, a column is a plane, and where it meets x is computed, which takes less than a load.
+template <int size, bool neighbours>
+inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x, float* y, int64_t at, int64_t first,
                      int64_t last) {
   const int64_t tiles = (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
+  const int64_t x_plane = p.planes.x_plane;
+  const int last_lanes =
+      static_cast<int>(p.planes.to_y ? min(a.ow - at - (size - 1) * V::width, int64_t{V::width}) : V::width);
   for (int64_t tile = 0; tile < tiles; ++tile) {
+    const float* planes = x + at + (neighbours ? tile * tile_of_filter * x_plane : 0);
     const int64_t* distances = p.distances + tile * tile_of_filter;
     for (int64_t filter = first; filter < last; ++filter) {
       const int64_t from = a.starts[tile * a.m + filter], count = a.starts[tile * a.m + filter + 1] - from;
-      float* out = y + filter * p.planes.y_plane;
+      float* out = y + at + filter * p.planes.y_plane;
       V sum[size];
       if (tile)
         unroll<size>([&](auto i) CREST_INLINE { sum[i] = V::load(out + i * V::width); });
@@ -46,11 +51,14 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
       const uint8_t* columns = a.columns + from;
       for (int64_t j = 0; j < count; ++j) {
         const V w = V::all(values[j]);
-        const float* in = x + distances[columns[j]];
+        const float* in = planes + (neighbours ? columns[j] * x_plane : distances[columns[j]]);
         unroll<size>([&](auto i) CREST_INLINE { sum[i] = w * V::load(in + i * V::width) + sum[i]; });
       }
-      const bool activate = a.relu && tile == tiles - 1;
-      unroll<size>([&](auto i) CREST_INLINE { (activate ? relu(sum[i]) : sum[i]).store(out + i * V::width); });
+      const bool done = tile == tiles - 1;
+      if (done && a.relu) unroll<size>([&](auto i) CREST_INLINE { sum[i] = relu(sum[i]); });
+      if (neighbours && done && p.planes.to_y) out = a.y + filter * a.ow + at;
+      unroll<size - 1>([&](auto i) CREST_INLINE { sum[i].store(out + i * V::width); });
+      store_first(sum[size - 1], out + (size - 1) * V::width, done ? last_lanes : V::width);
     }
   }
 }
@@ -75,18 +83,22 @@ inline int64_t filter_at(const SparseConv2d& a, const int64_t* work, int64_t fro
 
 void sparse_conv2d_multiply(const SparseConv2d& a, const ConvProduct& p, int64_t begin, int64_t end) {
   const ConvPlanes& q = p.planes;
-  const int64_t tiles = q.steps / q.tile, all = p.work[a.m], per_group = a.m / a.groups;
+  const int64_t all = p.work[a.m], per_group = a.m / a.groups;
   const int64_t group_planes = a.c / a.groups * q.phases[0] * q.phases[1];
-  for (int64_t part = begin / all; part < q.images * tiles && part * all < end; ++part) {
-    const int64_t image = part / tiles, at = part % tiles * q.tile * V::width;
-    const float* x = p.x + image * a.c * q.x_plane + at;
-    float* y = p.y + image * a.m * q.y_plane + at;
+  for (int64_t part = begin / all; part < q.images * q.tiles && part * all < end; ++part) {
+    const int64_t image = part / q.tiles, tile = part % q.tiles;
+    const int64_t step = tile * q.steps / q.tiles, next_step = (tile + 1) * q.steps / q.tiles, at = step * V::width;
+    const float* x = p.x + image * a.c * q.x_plane;
+    float* y = p.y + image * a.m * q.y_plane;
     const int64_t last = filter_at(a, p.work, end - part * all);
     for (int64_t filter = filter_at(a, p.work, begin - part * all); filter < last;) {
       const int64_t group = filter / per_group;
       const int64_t next = min(min(last, filter + most_filters), (group + 1) * per_group);
-      with_size(q.tile,
-                [&](auto size) { multiply<size>(a, p, x + group * group_planes * q.x_plane, y, filter, next); });
+      const float* planes = x + group * group_planes * q.x_plane;
+      with_size(next_step - step, [&](auto size) {
+        q.neighbours ? multiply<size, true>(a, p, planes, y, at, filter, next)
+                     : multiply<size, false>(a, p, planes, y, at, filter, next);
+      });
       filter = next;
     }
   }

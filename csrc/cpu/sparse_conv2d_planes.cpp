@@ -20,18 +20,14 @@ inline int64_t kept(int64_t size, int64_t outputs, int64_t kernel, int64_t strid
   return max(min(read, padding + size), read - padding);
 }
 
-// The registers of a tile, among as many as keep what the columns of one tile of the weight touch of x in cache: a
-// non-zero costs three loads besides, of where it is, how far and its value, and the last tile may reach beyond.
-inline int64_t tile_registers(const SparseConv2d& a, const ConvPlanes& p, int64_t registers) {
+// Tiles that a plane of so many registers is cut into: few, as a non-zero costs each of them loads besides, of where it
+// is and its value, but as many as keep what the columns of one tile of the weight touch of x in cache.
+inline int64_t tiles_of(const SparseConv2d& a, const ConvPlanes& p, int64_t registers) {
   const int64_t columns = min(a.c / a.groups * a.kh * a.kw, tile_of_filter);
   const int64_t planes = min(a.c / a.groups, tile_of_filter / (a.kh * a.kw) + 1) * p.phases[0] * p.phases[1];
-  const auto touched = [&](int64_t tile) { return min(columns * tile, planes * (tile + p.halo)) * register_bytes; };
-  const auto loads = [&](int64_t tile) { return ceil_div(registers, tile) * (tile + 3); };
-  int64_t best = 1;
-  for (int64_t tile = 2; tile <= min(most_sums, registers) && (tile <= least_sums || touched(tile) <= cached_bytes);
-       ++tile)
-    if (loads(tile) < loads(best)) best = tile;
-  return best;
+  int64_t most = most_sums;
+  while (most > least_sums && min(columns * most, planes * (most + p.halo)) * register_bytes > cached_bytes) --most;
+  return ceil_div(registers, most);
 }
 
 // from (count,) to to (count,), which has `room` numbers that may be written.
@@ -45,6 +41,11 @@ inline void copy(const float* from, float* to, int64_t count, int64_t room) {
 // Rows of phase (row, column) of a channel, with zeros around them, as one plane whose lanes are neighbours.
 inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel, int64_t row, int64_t column,
                     float* plane, int64_t size) {
+  if (a.n * a.h == 1 && p.qw == a.w && p.neighbours) {  // a row, and zeros up to the end
+    for (int64_t i = 0; i < size; i += lanes)
+      load_first<V>(a.x + channel * a.w + i, static_cast<int>(min(max(a.w - i, int64_t{0}), lanes))).store(plane + i);
+    return;
+  }
   std::memset(plane, 0, static_cast<size_t>(size) * sizeof(float));
   const int64_t stride = a.stride[1];
   // The first column of the phase that is one of x, and how many there are.
@@ -77,20 +78,15 @@ void sparse_conv2d_plan(const SparseConv2d& a, ConvPlanes& p) {
   p.halo = (a.kh - 1) * a.dilation[0] / a.stride[0] * p.qw + (a.kw - 1) * a.dilation[1] / a.stride[1];
   p.neighbours = p.halo == 0 && p.phases[0] == 1 && p.phases[1] == 1;
   const bool whole = p.neighbours && a.h == 1 && a.oh == 1 && a.w == a.ow && a.ow % lanes == 0;
-  int64_t registers = a.ow / lanes;
-  p.tile = whole ? tile_registers(a, p, registers) : 0;
-  while (whole && registers % p.tile) --p.tile;
-  p.in_place = 2 * p.tile > min(registers, int64_t{6});
+  p.in_place = whole && a.ow / lanes >= 7;
   p.images = p.in_place ? a.n : 1;
-  if (!p.in_place) {
-    registers = ceil_div(((a.n - 1) * p.qh + a.oh - 1) * p.qw + a.ow, lanes);
-    p.tile = tile_registers(a, p, registers);
-  }
-  p.steps = ceil_div(registers, p.tile) * p.tile;
+  p.steps = p.in_place ? a.ow / lanes : ceil_div(((a.n - 1) * p.qh + a.oh - 1) * p.qw + a.ow, lanes);
+  p.tiles = tiles_of(a, p, p.steps);
   p.y_plane = p.steps * lanes;
   const int64_t all = a.n * p.qh * p.qw;
   p.x_plane = (p.neighbours ? max(p.steps, ceil_div(all, lanes)) : p.steps + p.halo) * lanes;
   if (p.in_place) p.x_plane = p.y_plane;
+  p.to_y = p.neighbours && !p.in_place && a.n == 1 && a.oh == 1;
   p.flat = max(all + lanes, (lanes - 1) * p.steps + ceil_div(p.steps + p.halo, lanes) * lanes);
 }
 

@@ -137,9 +137,9 @@ void convolution(const Case& c) {
   if (!p.in_place)
     in_two(count,
            [&](int64_t begin, int64_t end) { sparse_conv2d_pack(a, p, planes.data(), flat.data(), begin, end); });
-  in_two(p.images * (p.steps / p.tile) * work.back(),
+  in_two(p.images * p.tiles * work.back(),
          [&](int64_t begin, int64_t end) { sparse_conv2d_multiply(a, product, begin, end); });
-  if (!p.in_place)
+  if (!p.in_place && !p.to_y)
     in_two(a.m, [&](int64_t begin, int64_t end) { sparse_conv2d_unpack(a, p, out.data(), flat.data(), begin, end); });
 }
 
