@@ -100,10 +100,7 @@ void depthwise_conv2d_grad_weight_pixels(const DepthwiseConv2dGradWeight& a, int
     using T = typename decltype(type)::type;
     const bool dense =
         a.dilation_h == 1 && a.dilation_w == 1 && a.kh == a.kw && a.stride_h == a.stride_w && a.multiplier == 1;
-    if (dense && a.kh == 3 && a.stride_h == 1) return pixels<T, 3, 1>(a, begin, end);
-    if (dense && a.kh == 3 && a.stride_h == 2) return pixels<T, 3, 2>(a, begin, end);
-    if (dense && a.kh == 5 && a.stride_h == 1) return pixels<T, 5, 1>(a, begin, end);
-    if (dense && a.kh == 5 && a.stride_h == 2) return pixels<T, 5, 2>(a, begin, end);
+    if (dense && with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { pixels<T, k, s>(a, begin, end); })) return;
     any_pixels<T>(a, begin, end);
   });
 }

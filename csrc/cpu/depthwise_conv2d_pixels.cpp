@@ -114,10 +114,7 @@ void pair_of_rows(const Image<T>& image, int64_t i) {
   const DepthwiseConv2d& a = image.a;
   const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c == a.out_c && a.kh == a.kw && a.spread_h == 1 &&
                      a.spread_w == 1 && a.out_w >= tile_columns && a.stride_h == a.stride_w;
-  if (dense && a.kh == 3 && a.stride_h == 1) return two_rows<3, 1>(image, i);
-  if (dense && a.kh == 3 && a.stride_h == 2) return two_rows<3, 2>(image, i);
-  if (dense && a.kh == 5 && a.stride_h == 1) return two_rows<5, 1>(image, i);
-  if (dense && a.kh == 5 && a.stride_h == 2) return two_rows<5, 2>(image, i);
+  if (dense && with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { two_rows<k, s>(image, i); })) return;
   for (int64_t row = i; row < min(i + 2, a.out_h); ++row)
     for (int64_t j = 0; j < a.out_w; ++j) pixel(image, row, j, image.first);
 }

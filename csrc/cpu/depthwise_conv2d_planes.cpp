@@ -7,7 +7,7 @@
 namespace crest::CREST_ISA {
 namespace {
 
-#if defined(__AVX2__) && !defined(__AVX512F__) || defined(__SSE2__) && !defined(__AVX2__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int tile_rows = 4;  // sixteen registers
 #else
 constexpr int tile_rows = 7;
@@ -169,12 +169,9 @@ void depthwise_conv2d_planes(const DepthwiseConv2d& a, int64_t begin, int64_t en
   dispatch(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c <= a.out_c && a.kh == a.kw;
-    const bool one = a.stride_h == 1 && a.stride_w == 1;
-    const bool two = a.stride_h == 2 && a.stride_w == 2 && a.spread_h == 1 && a.spread_w == 1;
-    if (dense && a.kh == 3 && one) return planes<T, 3, 1>(a, begin, end);
-    if (dense && a.kh == 3 && two) return planes<T, 3, 2>(a, begin, end);
-    if (dense && a.kh == 5 && one) return planes<T, 5, 1>(a, begin, end);
-    if (dense && a.kh == 5 && two) return planes<T, 5, 2>(a, begin, end);
+    const bool even = a.stride_h == a.stride_w && (a.stride_h == 1 || (a.spread_h == 1 && a.spread_w == 1));
+    if (dense && even && with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { planes<T, k, s>(a, begin, end); }))
+      return;
     any_planes<T>(a, begin, end);
   });
 }

@@ -1,8 +1,28 @@
 #pragma once
-// Which taps of a kernel fall on an image: what the loops for kernels of any size share.
-#include "vec.h"
+// Which taps of a kernel fall on an image: what the loops for kernels of any size share; and which have loops of their
+// own.
+#include "unroll.h"
 
 namespace crest::CREST_ISA {
+
+#if defined(__SSE2__) && !defined(__AVX2__)
+constexpr bool small_code = true;
+#else
+constexpr bool small_code = false;
+#endif
+
+// f(Index<K>{}, Index<S>{}) for a kernel of K x K with a stride of S that has loops of its own; false if it has none.
+// They are most of what is compiled here, and not worth it for double, nor for a CPU without AVX2.
+template <class T, class F>
+inline bool with_kernel(int64_t kernel, int64_t stride, const F& f) {
+  if constexpr (sizeof(T) < sizeof(double) && !small_code) {
+    if (kernel == 3 && stride == 1) return f(Index<3>{}, Index<1>{}), true;
+    if (kernel == 3 && stride == 2) return f(Index<3>{}, Index<2>{}), true;
+    if (kernel == 5 && stride == 1) return f(Index<5>{}, Index<1>{}), true;
+    if (kernel == 5 && stride == 2) return f(Index<5>{}, Index<2>{}), true;
+  }
+  return false;
+}
 
 // Of one dimension: taps first, first + step, ... below end fall on elements at, at + advance, ...
 struct Taps {
