@@ -256,6 +256,8 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((1, 40, 3, 5), (7, 40, 1, 1), {"stride": 2}),
     ((2, 280, 21, 13), (8, 140, 1, 1), {"groups": 2}),  # planes that end within a register, and two tiles of the weight
     ((3, 130, 7, 7), (5, 130, 1, 1), {}),  # three images in a plane
+    ((1, 3, 1, 5), (2, 3, 1, 1), {"padding": 1}),  # a row, whose outputs are three
+    ((1, 3, 1, 16), (2, 3, 1, 1), {"stride": (3, 1), "padding": (1, 0)}),  # a row of padding alone
     ((2, 3, 9, 7), (4, 3, 3, 3), {"padding": 1}),
     ((1, 4, 11, 11), (6, 2, 5, 5), {"padding": 2, "groups": 2}),
     ((3, 2, 13, 10), (3, 2, 3, 2), {"stride": (2, 3), "padding": (1, 0), "dilation": (1, 2)}),

@@ -124,17 +124,22 @@ def press(
     epochs: int,
     rate: float,
     decay: float = 0,
+    training: bool = True,  # or BatchNorm stays as it is
+    enough: Callable[[], bool] = lambda: False,
 ) -> None:
-    """SGD in bfloat16 with a group lasso, at a constant rate."""
+    """SGD in bfloat16 with a group lasso, at a constant rate, for so many epochs or until it is enough."""
     optimizer = torch.optim.SGD(network.parameters(), rate, 0.9, weight_decay=decay)
     method = StructuredSparsity(network, config, optimizer)
-    model = InBfloat16(network).train()
+    model = InBfloat16(network).train(training)
     for epoch in range(epochs):
         for x, y in batches:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
             method.step()
+            if enough():
+                print(f"pressing, epoch {epoch + 1}\n{method.finish()}", flush=True)
+                return
         print(f"pressing, epoch {epoch + 1}\n{method.summary()}", flush=True)
     method.finish()
 

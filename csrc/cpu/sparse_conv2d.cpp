@@ -37,7 +37,7 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
       static_cast<int>(p.planes.to_y ? min(a.ow - at - (size - 1) * V::width, int64_t{V::width}) : V::width);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const float* planes = x + at + (neighbours ? tile * tile_of_filter * x_plane : 0);
-    const int64_t* distances = p.distances + tile * tile_of_filter;
+    const int64_t* distances = neighbours ? nullptr : p.distances + tile * tile_of_filter;
     for (int64_t filter = first; filter < last; ++filter) {
       const int64_t from = a.starts[tile * a.m + filter], count = a.starts[tile * a.m + filter + 1] - from;
       float* out = y + at + filter * p.planes.y_plane;

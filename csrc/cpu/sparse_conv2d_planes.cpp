@@ -41,7 +41,7 @@ inline void copy(const float* from, float* to, int64_t count, int64_t room) {
 // Rows of phase (row, column) of a channel, with zeros around them, as one plane whose lanes are neighbours.
 inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel, int64_t row, int64_t column,
                     float* plane, int64_t size) {
-  if (a.n * a.h == 1 && p.qw == a.w && p.neighbours) {  // a row, and zeros up to the end
+  if (p.to_y) {  // a row, and zeros up to the end
     for (int64_t i = 0; i < size; i += lanes)
       load_first<V>(a.x + channel * a.w + i, static_cast<int>(min(max(a.w - i, int64_t{0}), lanes))).store(plane + i);
     return;
@@ -77,8 +77,10 @@ void sparse_conv2d_plan(const SparseConv2d& a, ConvPlanes& p) {
   p.qw = ceil_div(kept(a.w, a.ow, a.kw, a.stride[1], a.padding[1], a.dilation[1]), a.stride[1]);
   p.halo = (a.kh - 1) * a.dilation[0] / a.stride[0] * p.qw + (a.kw - 1) * a.dilation[1] / a.stride[1];
   p.neighbours = p.halo == 0 && p.phases[0] == 1 && p.phases[1] == 1;
-  const bool whole = p.neighbours && a.h == 1 && a.oh == 1 && a.w == a.ow && a.ow % lanes == 0;
-  p.in_place = whole && a.ow / lanes >= 7;
+  // Outputs lie where their numbers of x do.
+  const bool row = p.neighbours && a.h == 1 && a.stride[0] * a.stride[1] == 1 && a.padding[0] + a.padding[1] == 0;
+  p.in_place = row && a.ow % lanes == 0;
+  p.to_y = row && !p.in_place && a.n == 1;
   p.images = p.in_place ? a.n : 1;
   p.steps = p.in_place ? a.ow / lanes : ceil_div(((a.n - 1) * p.qh + a.oh - 1) * p.qw + a.ow, lanes);
   p.tiles = tiles_of(a, p, p.steps);
@@ -86,7 +88,6 @@ void sparse_conv2d_plan(const SparseConv2d& a, ConvPlanes& p) {
   const int64_t all = a.n * p.qh * p.qw;
   p.x_plane = (p.neighbours ? max(p.steps, ceil_div(all, lanes)) : p.steps + p.halo) * lanes;
   if (p.in_place) p.x_plane = p.y_plane;
-  p.to_y = p.neighbours && !p.in_place && a.n == 1 && a.oh == 1;
   p.flat = max(all + lanes, (lanes - 1) * p.steps + ceil_div(p.steps + p.halo, lanes) * lanes);
 }
 
