@@ -5,17 +5,23 @@
 
 namespace crest::CREST_ISA {
 
-#if defined(__SSE2__) && !defined(__AVX2__)
-constexpr bool small_code = true;
+// Whether kernels of common sizes have loops of their own for T. They are most of what is compiled here, and not worth
+// it for double, nor for a CPU without AVX2, nor for half precision on NEON, where what they would give is not known.
+#if defined(__aarch64__)
+template <class T>
+constexpr bool own_loops = sizeof(T) == sizeof(float);
+#elif defined(__SSE2__) && !defined(__AVX2__)
+template <class T>
+constexpr bool own_loops = false;
 #else
-constexpr bool small_code = false;
+template <class T>
+constexpr bool own_loops = sizeof(T) < sizeof(double);
 #endif
 
 // f(Index<K>{}, Index<S>{}) for a kernel of K x K with a stride of S that has loops of its own; false if it has none.
-// They are most of what is compiled here, and not worth it for double, nor for a CPU without AVX2.
 template <class T, class F>
 inline bool with_kernel(int64_t kernel, int64_t stride, const F& f) {
-  if constexpr (sizeof(T) < sizeof(double) && !small_code) {
+  if constexpr (own_loops<T>) {
     if (kernel == 3 && stride == 1) return f(Index<3>{}, Index<1>{}), true;
     if (kernel == 3 && stride == 2) return f(Index<3>{}, Index<2>{}), true;
     if (kernel == 5 && stride == 1) return f(Index<5>{}, Index<1>{}), true;

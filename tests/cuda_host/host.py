@@ -86,27 +86,29 @@ def why_not() -> str | None:
     return None if toolkit() else "no CUDA headers: neither $CUDA_HOME nor nvcc"
 
 
+@dataclass(frozen=True)
 class Driver:
-    """driver.cpp and the kernels, compiled. `race`: with the checker of races, else with ASan and UBSan."""
+    """driver.cpp and the kernels, compiled. Calls go through files in `folder`, which is one process's own."""
 
-    def __init__(self, folder: Path, race: bool) -> None:
-        self.folder = folder
-        self.folder.mkdir()
-        self.program = folder / "driver"
+    program: Path
+    folder: Path
+
+    @staticmethod
+    def build(folder: Path, race: bool) -> Path:
+        """The program, with the checker of races or else with ASan and UBSan; as it is, if it is there."""
+        program = folder / "driver"
+        if program.exists():
+            return program
+        folder.mkdir(exist_ok=True)
         kernels = [HERE / "driver.cpp", *sorted(CUDA.glob("*.cu"))]
         runner = [HERE / "runner" / f"{name}.cpp" for name in ("fiber", "grid", *(["race"] if race else []))]
         instrument = ["-fsanitize=thread"] if race else CHECKED
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = [pool.submit(self._compile, source, instrument) for source in kernels]
-            objects += [pool.submit(self._compile, source, [] if race else CHECKED) for source in runner]
+            objects = [pool.submit(compile_one, source, folder, instrument) for source in kernels]
+            objects += [pool.submit(compile_one, source, folder, [] if race else CHECKED) for source in runner]
         linked = [] if race else CHECKED  # not with libtsan: race.cpp takes its place
-        run(["g++", *linked, "-no-pie", "-o", self.program, *(o.result() for o in objects)])
-
-    def _compile(self, source: Path, flags: list[str]) -> Path:
-        made = self.folder / f"{source.stem}{source.suffix}.o"
-        include = ["-isystem", HERE / "runner" / "include", "-isystem", toolkit()]
-        run(["g++", *COMMON, *flags, *include, "-fno-pie", "-x", "c++", "-c", source, "-o", made])
-        return made
+        run(["g++", *linked, "-no-pie", "-o", program, *(o.result() for o in objects)])
+        return program
 
     def __call__(self, *cases: Case) -> list[list[Tensor | None]]:
         """The arrays of each case after its call. Raises HostError for what a sanitizer or the runner found."""
@@ -126,6 +128,13 @@ class Driver:
         """Where the code addresses of the race checker's message are."""
         codes = re.findall(r"^cuda_host: code (\w+)$", message, re.MULTILINE)
         return run(["addr2line", "-Cfpie", self.program, *codes]) if codes else ""
+
+
+def compile_one(source: Path, folder: Path, flags: list[str]) -> Path:
+    made = folder / f"{source.stem}{source.suffix}.o"
+    include = ["-isystem", HERE / "runner" / "include", "-isystem", toolkit()]
+    run(["g++", *COMMON, *flags, *include, "-fno-pie", "-x", "c++", "-c", source, "-o", made])
+    return made
 
 
 def run(command: Sequence[str | Path | None]) -> str:
