@@ -27,20 +27,24 @@ inline V relu(V y) { return {y.v < V::zero().v ? V::zero().v : y.v}; }  // a NaN
 
 // Filters [first, last) of one group, times the tile of the planes of `size` registers that begins `at` numbers after
 // x and y. The sums of a filter stay in registers for as long as it meets the channels of one tile of the weight.
-// Where lanes are neighbours, a column is a plane, and where it meets x is computed, which takes less than a load.
+// Where lanes are neighbours, a column is a plane, and where it meets x is computed, which takes less than a load; and
+// sums that are not done have a place of their own where y is written at once: less to keep in cache than planes of y.
 template <int size, bool neighbours>
 inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x, float* y, int64_t at, int64_t first,
                      int64_t last) {
   const int64_t tiles = (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
   const int64_t x_plane = p.planes.x_plane;
-  const int last_lanes =
-      static_cast<int>(p.planes.to_y ? min(a.ow - at - (size - 1) * V::width, int64_t{V::width}) : V::width);
+  const bool to_y = neighbours && p.planes.to_y;
+  alignas(register_bytes) float room[neighbours ? most_filters * sums_of_many * V::width : 1];
+  float* const sums = to_y ? room : y + at + first * p.planes.y_plane;
+  const int64_t apart = to_y ? size * V::width : p.planes.y_plane;
+  const int last_lanes = static_cast<int>(to_y ? min(a.ow - at - (size - 1) * V::width, int64_t{V::width}) : V::width);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const float* planes = x + at + (neighbours ? tile * tile_of_filter * x_plane : 0);
     const int64_t* distances = neighbours ? nullptr : p.distances + tile * tile_of_filter;
     for (int64_t filter = first; filter < last; ++filter) {
       const int64_t from = a.starts[tile * a.m + filter], count = a.starts[tile * a.m + filter + 1] - from;
-      float* out = y + at + filter * p.planes.y_plane;
+      float* out = sums + (filter - first) * apart;
       V sum[size];
       if (tile)
         unroll<size>([&](auto i) CREST_INLINE { sum[i] = V::load(out + i * V::width); });
@@ -56,7 +60,7 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
       }
       const bool done = tile == tiles - 1;
       if (done && a.relu) unroll<size>([&](auto i) CREST_INLINE { sum[i] = relu(sum[i]); });
-      if (neighbours && done && p.planes.to_y) out = a.y + filter * a.ow + at;
+      if (to_y && done) out = a.y + filter * a.ow + at;
       unroll<size - 1>([&](auto i) CREST_INLINE { sum[i].store(out + i * V::width); });
       store_first(sum[size - 1], out + (size - 1) * V::width, done ? last_lanes : V::width);
     }

@@ -10,8 +10,6 @@ namespace {
 using V = Vec<float>;
 constexpr int64_t lanes = V::width;
 
-constexpr int64_t cached_bytes = 56 << 10;  // of x that a tile may touch: what the first level of cache keeps most of
-
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Rows (or columns) kept of an image of `size`: as many as are read, less the padding that the next image begins with.

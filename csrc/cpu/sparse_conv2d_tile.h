@@ -1,4 +1,5 @@
 #pragma once
+#include "../sparse_conv2d.h"
 #include "vec.h"
 
 namespace crest::CREST_ISA {
@@ -10,5 +11,10 @@ constexpr int64_t most_sums = 26;
 constexpr int64_t most_sums = 12;
 #endif
 constexpr int64_t least_sums = 6;  // an fma takes four cycles, and two begin in each
+
+constexpr int64_t cached_bytes = 56 << 10;  // of x that a tile may touch: what the first level of cache keeps most of
+
+// The registers of a tile that meets as many planes as a tile of the weight has columns.
+constexpr int64_t sums_of_many = min(max(cached_bytes / (tile_of_filter * register_bytes), least_sums), most_sums);
 
 }  // namespace crest::CREST_ISA
