@@ -6,7 +6,7 @@
 namespace crest::CREST_ISA {
 namespace {
 
-constexpr int tile_columns = 7;
+constexpr int tile_columns = 7, spread_columns = 8;
 
 // Some rows of an image, and some of its channels.
 template <class T>
@@ -108,14 +108,73 @@ void two_rows(const Image<T>& image, int64_t i) {
   rows_of<K, S, 1>(image, i + 1);
 }
 
+// Where x is spread out by 2: of row i, whose first tap that falls on a row of x is `first_row`, the columns from j on.
+// So do even taps of even columns, and odd taps of odd ones. `edge`: some columns, or what they see, may not be there.
+template <int K, int first_row, bool edge, class T>
+void spread_tile(const Image<T>& image, int64_t i, int64_t j) {
+  using V = Vec<Acc<T>>;
+  constexpr int rows = (K - first_row + 1) / 2, columns = spread_columns;
+  const DepthwiseConv2d& a = image.a;
+  const int64_t c = a.in_c, top = (i - a.top + first_row) / 2, left = (j - a.left) / 2;
+  const auto there = [&](int t) { return !edge || (j + t >= 0 && j + t < a.out_w); };
+  int64_t channel = image.first;
+  for (; channel + V::width <= image.last; channel += V::width) {
+    V weight[rows * K], sum[columns];
+    unroll<rows * K>([&](auto t) CREST_INLINE {
+      weight[t] = V::load(image.weight + ((first_row + t / K * 2) * K + t % K) * c + channel);
+    });
+    const V bias = image.bias(V{}, channel);
+    unroll<columns>([&](auto t) CREST_INLINE { sum[t] = bias; });
+    unroll<rows>([&](auto p) CREST_INLINE {
+      if (top + p < 0 || top + p >= a.h) return;
+      const T* x = image.x + ((top + p) * a.w + left) * c + channel;
+      unroll<(columns + K) / 2>([&](auto q) CREST_INLINE {
+        if (edge && (left + q < 0 || left + q >= a.w)) return;
+        const V seen = V::load(x + q * c);
+        unroll<columns>([&](auto t) CREST_INLINE {
+          constexpr int s = 2 * q - t;
+          if constexpr (s >= 0 && s < K) sum[t] = fma(seen, weight[p * K + s], sum[t]);
+        });
+      });
+    });
+    unroll<columns>([&](auto t) CREST_INLINE {
+      if (there(t)) activate(sum[t], a.activation).store(image.pixel(i, j + t) + channel);
+    });
+  }
+  for (int t = 0; t < columns && channel < image.last; ++t)
+    if (there(t)) pixel(image, i, j + t, channel);
+}
+
+template <int K, class T>
+void spread_row(const Image<T>& image, int64_t i) {
+  const DepthwiseConv2d& a = image.a;
+  const auto by_parity = [&](auto first_row) {
+    for (int64_t j = -(a.left & 1); j < a.out_w; j += spread_columns) {
+      const int64_t left = (j - a.left) / 2;
+      if (j < 0 || j + spread_columns > a.out_w || left < 0 || left + (spread_columns + K) / 2 > a.w)
+        spread_tile<K, first_row, true>(image, i, j);
+      else
+        spread_tile<K, first_row, false>(image, i, j);
+    }
+  };
+  (i - a.top) & 1 ? by_parity(Index<1>{}) : by_parity(Index<0>{});
+}
+
 // Row i and, where the image has it, the next one.
 template <class T>
 void pair_of_rows(const Image<T>& image, int64_t i) {
   const DepthwiseConv2d& a = image.a;
-  const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c == a.out_c && a.kh == a.kw && a.spread_h == 1 &&
-                     a.spread_w == 1 && a.out_w >= tile_columns && a.stride_h == a.stride_w;
-  if (dense && with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { two_rows<k, s>(image, i); })) return;
-  for (int64_t row = i; row < min(i + 2, a.out_h); ++row)
+  const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c == a.out_c && a.kh == a.kw &&
+                     a.stride_h == a.stride_w && a.spread_h == a.spread_w;
+  const int64_t end = min(i + 2, a.out_h);
+  if (dense && a.spread_h == 1 && a.out_w >= tile_columns &&
+      with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { two_rows<k, s>(image, i); }))
+    return;
+  if (dense && a.spread_h == 2 && a.stride_h == 1 && with_kernel<T>(a.kh, 1, [&](auto k, auto) {
+        for (int64_t row = i; row < end; ++row) spread_row<k>(image, row);
+      }))
+    return;
+  for (int64_t row = i; row < end; ++row)
     for (int64_t j = 0; j < a.out_w; ++j) pixel(image, row, j, image.first);
 }
 

@@ -2,6 +2,7 @@
 #include "depthwise_activation.h"
 #include "depthwise_band.h"
 #include "depthwise_rows.h"
+#include "depthwise_spread.h"
 #include "depthwise_taps.h"
 
 namespace crest::CREST_ISA {
@@ -73,13 +74,19 @@ inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const V
   });
 }
 
-// Floats that are not spread out need no band.
+// Floats need no band.
 template <int K, int S>
 void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+  using V = Vec<float>;
   for (int64_t o = begin; o < end; ++o) {
     const Plane<float> plane(a, o);
-    Vec<float> weight[K * K];
-    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = Vec<float>::all(plane.weight[a.flip ? K * K - 1 - t : t]); });
+    V weight[K * K];
+    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::all(plane.weight[a.flip ? K * K - 1 - t : t]); });
+    if (S == 1 && a.spread_h == 2) {
+      const SpreadPlane spread{plane.x, a.h, a.w, plane.y, a.out_h, a.out_w, V::all(plane.bias), a.activation};
+      spread_plane<K>(spread, weight, a.top, a.left);
+      continue;
+    }
     for_each_tile<Vec<float>::width>(0, a.out_h, a.out_w, [&](auto most, int64_t i, int64_t j, int count) CREST_INLINE {
       const int64_t row = i * S - a.top, column = j * S - a.left;
       float* y = plane.y + i * a.out_w + j;
@@ -94,7 +101,7 @@ void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
 template <class T, int K, int S>
 void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   if constexpr (sizeof(T) == sizeof(float))
-    if (S == 2 || a.spread_h * a.spread_w == 1) return float_planes<K, S>(a, begin, end);
+    if (S == 2 || (a.spread_h == a.spread_w && a.spread_h <= 2)) return float_planes<K, S>(a, begin, end);
   using Part = Band<Acc<T>, K, S>;
   // Of small planes the next one is filled before this one is computed: what was just stored is slow to load.
   Part bands[2];
