@@ -1,59 +1,85 @@
 // Where channels do not come last: a register holds neighbours of a row, and each tap has a register of sums.
 #include "../depthwise_conv2d_grad_weight.h"
 #include "depthwise_band.h"
+#include "depthwise_rows.h"
 #include "depthwise_taps.h"
 
 namespace crest::CREST_ISA {
 namespace {
 
-constexpr int tile_rows = 4;
-
-// `rows` rows of grad at once, so that a register of x, once loaded, meets a column of the kernel.
-template <class T, int K, int S, int rows>
-CREST_INLINE inline void tile(const Band<Acc<T>, K, S>& band, const T* grad, int64_t out_w, int64_t p, int64_t j,
-                              int count, Vec<Acc<T>>* sum) {
+// `rows` rows of grad at once, so that a row of x, once loaded, meets all rows of the kernel.
+template <int K, int S, int rows, class T, class Source>
+CREST_INLINE inline void tile(const Source& source, const T* grad, int64_t out_w, int count, Vec<Acc<T>>* sum) {
   using V = Vec<Acc<T>>;
-  const Acc<T>* from = band.at(p * S, j);
   V g[rows];
   unroll<rows>([&](auto t) CREST_INLINE { g[t] = load_first<V>(grad + t * out_w, count); });
   unroll<(rows - 1) * S + K>([&](auto row) CREST_INLINE {
+    V x[K];
+    if (!source.taps(row, x)) return;
     unroll<K>([&](auto s) CREST_INLINE {
-      const V x = band.tap(from, row, s);
       unroll<rows>([&](auto t) CREST_INLINE {
         constexpr int r = row - t * S;
-        if constexpr (r >= 0 && r < K) sum[r * K + s] = fma(x, g[t], sum[r * K + s]);
+        if constexpr (r >= 0 && r < K) sum[r * K + s] = fma(x[s], g[t], sum[r * K + s]);
       });
     });
   });
 }
 
-template <class T, int K, int S, int most = tile_rows>
-inline void tiles(const Band<Acc<T>, K, S>& band, const T* grad, int64_t out_w, int64_t p, int64_t rows,
-                  int64_t columns, Vec<Acc<T>>* sum) {
-  constexpr int64_t width = Vec<Acc<T>>::width;
+// f(Index<n>{}, row, column, count) for tiles of n rows and `count` columns: as high as can be, then lower ones.
+template <int width, int most, class F>
+CREST_INLINE inline void for_each_tile(int64_t p, int64_t rows, int64_t columns, const F& f) {
   for (; p + most <= rows; p += most)
     for (int64_t j = 0; j < columns; j += width)
-      tile<T, K, S, most>(band, grad + p * out_w + j, out_w, p, j, static_cast<int>(min(columns - j, width)), sum);
+      f(Index<most>{}, p, j, static_cast<int>(min<int64_t>(columns - j, width)));
   if constexpr (most > 1)
-    if (p < rows) tiles<T, K, S, most / 2>(band, grad, out_w, p, rows, columns, sum);
+    if (p < rows) for_each_tile<width, most / 2>(p, rows, columns, f);
+}
+
+constexpr int64_t most_in_place = 1 << 12;  // numbers of a plane, which is then in the first level of cache
+
+// Small planes of floats are read where they are.
+template <int K, int S>
+inline void add(const DepthwiseConv2dGradWeight& a, const float* grad, const float* x, Vec<float>* sum) {
+  constexpr int rows = K == 3 ? tile_rows : 4;
+  for_each_tile<Vec<float>::width, rows>(0, a.out_h, a.out_w, [&](auto n, int64_t i, int64_t j, int count) {
+    const int64_t row = i * S - a.top, column = j * S - a.left;
+    const float* g = grad + i * a.out_w + j;
+    if (column < 0 || column + Rows<K, S, true>::reach > a.w)
+      tile<K, S, n>(Rows<K, S, true>(x, a.h, a.w, row, column), g, a.out_w, count, sum);
+    else
+      tile<K, S, n>(Rows<K, S, false>(x, a.h, a.w, row, column), g, a.out_w, count, sum);
+  });
+}
+
+// Others go through a band, row by row. `again`: the last call was for a plane like this one.
+template <int K, int S, class T>
+inline void add(const DepthwiseConv2dGradWeight& a, const T* grad, const T* x, Vec<Acc<T>>* sum,
+                Band<Acc<T>, K, S>& band, bool again) {
+  for (int64_t j = 0; j < a.out_w; j += band.most_columns)
+    for (int64_t i = 0; i < a.out_h; i += band.most_rows) {
+      const int64_t rows = min(a.out_h - i, band.most_rows), columns = min(a.out_w - j, band.most_columns);
+      band.fill(x, {a.h, 1}, {a.w, 1}, a.top, a.left, i, rows, j, columns,
+                again && a.out_h <= band.most_rows && a.out_w <= band.most_columns);
+      for_each_tile<Vec<Acc<T>>::width, 4>(0, rows, columns, [&](auto n, int64_t p, int64_t q, int count) {
+        tile<K, S, n>(band.from(p, q), grad + (i + p) * a.out_w + j + q, a.out_w, count, sum);
+      });
+    }
 }
 
 template <class T, int K, int S>
 void planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
-  using V = Vec<Acc<T>>;
   Band<Acc<T>, K, S> band;
   for (int64_t o = begin; o < end; ++o) {
-    V sum[K * K] = {};
+    Vec<Acc<T>> sum[K * K] = {};
     for (int64_t n = 0; n < a.n; ++n) {
       const T* grad = static_cast<const T*>(a.grad) + (n * a.c * a.multiplier + o) * a.out_h * a.out_w;
       const T* x = static_cast<const T*>(a.x) + (n * a.c + o / a.multiplier) * a.h * a.w;
-      for (int64_t j = 0; j < a.out_w; j += band.most_columns)
-        for (int64_t i = 0; i < a.out_h; i += band.most_rows) {
-          const int64_t rows = min(a.out_h - i, band.most_rows), columns = min(a.out_w - j, band.most_columns);
-          band.fill(x, {a.h, 1}, {a.w, 1}, a.top, a.left, i, rows, j, columns,
-                    n > 0 && a.out_h <= band.most_rows && a.out_w <= band.most_columns);
-          tiles<T, K, S>(band, grad + i * a.out_w + j, a.out_w, 0, rows, columns, sum);
+      if constexpr (sizeof(T) == sizeof(float))
+        if (a.h * a.w <= most_in_place) {
+          add<K, S>(a, grad, x, sum);
+          continue;
         }
+      add<K, S>(a, grad, x, sum, band, n > 0);
     }
     T* y = static_cast<T*>(a.grad_weight) + o * K * K;
     for (int t = 0; t < K * K; ++t) narrow(sum[t].sum(), y[t]);

@@ -8,12 +8,6 @@
 namespace crest::CREST_ISA {
 namespace {
 
-#if defined(__AVX2__) && !defined(__AVX512F__)
-constexpr int tile_rows = 4;  // sixteen registers
-#else
-constexpr int tile_rows = 7;
-#endif
-
 template <class T>
 struct Plane {
   using A = Acc<T>;

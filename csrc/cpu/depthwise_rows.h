@@ -5,6 +5,13 @@
 
 namespace crest::CREST_ISA {
 
+// Rows of results that are summed at once.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int tile_rows = 4;  // sixteen registers
+#else
+constexpr int tile_rows = 7;
+#endif
+
 // What a register of results meets, whose first tap falls on (row, column) of the plane (h, w). `edge`: some of it may
 // lie beyond the left or the right.
 template <int K, int S, bool edge>
