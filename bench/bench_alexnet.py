@@ -1,4 +1,4 @@
-"""AlexNet at the densities that Dynamic Network Surgery reached, by `pack` and by dense engines.
+"""AlexNet at the densities that Dynamic Network Surgery reached, by `pack`, by dense engines and by DeepSparse.
 
 Densities: Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NIPS 2016, table 4. Values are random.
 """
@@ -41,7 +41,7 @@ def bench_alexnet(benchmark: Any, n: int) -> None:
     compare(
         benchmark,
         partial(packed, x),
-        peers.dense(model, x),
+        peers.dense(model, x) | {"DeepSparse": peers.deepsparse(model, x)},
         group="AlexNet at Dynamic Network Surgery's densities, float32",
         case=f"{n} image{'s'[: n > 1]}",
         headline=f"AlexNet at Dynamic Network Surgery's densities, {n} image{'s'[: n > 1]}",

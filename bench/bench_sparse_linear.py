@@ -1,4 +1,4 @@
-"""A packed sparse layer against dense and sparse peers, which know neither bias nor activation.
+"""A packed sparse layer against dense and sparse peers; but for torch and DeepSparse these know no bias.
 
 All take x as torch keeps it, (n, k), but scipy and MKL: those get x and give y feature-major, their own order.
 """
@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import crest_ext
-from peers import openvino_options
+from peers import deepsparse, openvino_options
 from timing import compare
 
 LAYERS = {
@@ -136,12 +136,17 @@ def run(benchmark: Any, layer: str, zeros: float, n: int, threads: int) -> None:
     m, k = (size if benchmark.enabled else size // 4 for size in LAYERS[layer])
     weight, packed, others = peers(m, k, zeros, threads)
     x, bias = torch.randn(n, k), torch.randn(m)
+    made: dict[str, Any] = {name: peer if isinstance(peer, str) else peer(x) for name, peer in others.items()}
+    if benchmark.enabled:
+        layer_of_torch = nn.Linear(k, m).requires_grad_(False)
+        layer_of_torch.weight.copy_(weight)
+        layer_of_torch.bias.copy_(bias)
+        made["DeepSparse"] = deepsparse(layer_of_torch, x)
     large = m * k > 1 << 20  # else the product that is the limit of arithmetic leaves nothing of ours in cache
     compare(
         benchmark,
         partial(crest_ext.sparse_linear, x, *packed, bias),
-        {"torch": partial(F.linear, x, weight, bias)}
-        | {name: peer if isinstance(peer, str) else peer(x) for name, peer in others.items()},
+        {"torch": partial(F.linear, x, weight, bias)} | made,
         group=f"sparse_linear, float32, {zeros:.0%} zeros" + f", {threads} threads" * (threads > 1),
         case=f"{layer} {m, k}, {n} row{'s'[: n > 1]}",
         headline=f"sparse_linear {m, k}, {n} row{'s'[: n > 1]}, 90 % zeros"

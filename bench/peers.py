@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import subprocess
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from timing import Function
+import crest_ext
+from timing import Function, Seconds
 
 
 def onnxruntime(module: nn.Module, x: Tensor) -> Function | str:
@@ -75,6 +82,54 @@ def litert(module: nn.Module, x: Tensor) -> Function | str:
     return run
 
 
+def deepsparse(module: nn.Module, x: Tensor) -> Function | str:
+    """An engine that gains from zeros, in a process of its own; with one thread, most likely on a core of its own."""
+    python = os.environ.get("CREST_DEEPSPARSE")
+    if python is None:
+        return "CREST_DEEPSPARSE names no Python that has it"
+
+    def start(model: Path) -> subprocess.Popen[str]:
+        given, made = model.with_name("x.npy"), model.with_name("y.npy")
+        np.save(given, x.numpy())
+        command = [python, Path(__file__).with_name("deepsparse_worker.py"), model, given, made]
+        worker = subprocess.Popen(
+            [*map(str, command), str(torch.get_num_threads())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
+        )
+        if _line(worker) != "ready":
+            _stop(worker)
+            raise RuntimeError(f"{python} does not run deepsparse_worker.py: try it by hand")
+        torch.testing.assert_close(torch.from_numpy(np.load(made)), module(x), rtol=1e-3, atol=1e-3)
+        return worker
+
+    worker = _with_onnx(module, x, start)
+    if isinstance(worker, str):
+        return worker
+
+    def run() -> Seconds:
+        assert worker.stdin
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+        return Seconds(_line(worker))
+
+    weakref.finalize(run, _stop, worker)
+    return run
+
+
+def _stop(worker: subprocess.Popen[str]) -> None:
+    worker.kill()
+    worker.communicate()  # closes its pipes
+
+
+def _line(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout
+    return worker.stdout.readline().strip()
+
+
 def dense(module: nn.Module, x: Tensor) -> dict[str, Function | str]:
     """Engines that pay for zeros as well."""
     others = {"ONNX Runtime": onnxruntime, "OpenVINO": openvino, "LiteRT": litert}
@@ -84,13 +139,31 @@ def dense(module: nn.Module, x: Tensor) -> dict[str, Function | str]:
 def _with_onnx(module: nn.Module, x: Tensor, load: Callable[[Path], Any]) -> Any:
     """What `load` makes of a file of the module; the reason why there is none."""
     try:
-        import onnxscript  # noqa: F401 (what torch exports through)
+        from onnxscript import opset18 as onnx_ops  # what torch exports through
     except ImportError as error:
         return f"{error.name} is not installed"
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+
+    def normalize(x: Any, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
+        return onnx_ops.LRN(x, size=size, alpha=alpha, beta=beta, bias=k)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        # torch's is exported as the pooling it is made of; ours can be told to be what the engines have a kernel for
+        mock.patch.object(F, "local_response_norm", crest_ext.local_response_norm),
+    ):
         warnings.simplefilter("ignore")  # the exporter warns of torch's own
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(module, (x,), path, dynamo=True, verbose=False, external_data=True)
+        torch.onnx.export(
+            module,
+            (x,),
+            path,
+            dynamo=True,
+            verbose=False,
+            external_data=True,
+            opset_version=18,
+            custom_translation_table={torch.ops.crest.local_response_norm.default: normalize},
+        )
         return load(path)
 
 
