@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from crest_ext.nn import SparseConv2d, SparseLinear
 from crest_ext.nn.quick import QUICK
 from crest_ext.rewrite import pack
-from crest_ext.rewrite.functions import to_modules
+from crest_ext.rewrite.functions import to_modules, without_identities
 
 
 class Functional(nn.Module):
@@ -51,6 +51,17 @@ def test_pack_fuses_and_replaces_calls(quick_wins: None) -> None:
     assert [kinds.count(kind) for kind in QUICK.values()] == [2, 1]
     assert not any(kind in kinds for kind in QUICK)
     assert kinds.count(nn.ReLU6) == 1 and kinds.count(nn.ReLU) == 0
+    assert kinds.count(nn.Identity) == 0  # each would be called
+
+
+def test_an_identity_with_a_hook_is_called() -> None:
+    model, seen = nn.Sequential(nn.Identity(), nn.Identity(), nn.ReLU()), []
+    traced = fx.symbolic_trace(model)
+    traced.get_submodule("1").register_forward_hook(lambda *_: seen.append(1))
+    left = without_identities(traced)
+    assert torch.equal(left(torch.tensor([-1.0, 1.0])), torch.tensor([0.0, 1.0]))
+    assert [name for name, _ in left.named_children()] == ["1", "2"]
+    assert seen == [1]
 
 
 def test_the_packed_model_is_ordinary(quick_wins: None) -> None:

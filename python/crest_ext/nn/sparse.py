@@ -169,9 +169,10 @@ class SparseConv2d(Packed):
         return int(self.values.count_nonzero()) / (m * c * kh * kw)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sparse_conv2d(
-            x, *self.packed(), self.bias, self.stride, self.padding, self.dilation, self.groups, self.activation
-        )
+        own: Any = self._buffers  # as above
+        values, columns, starts = [own[name] for name in self.tensors]
+        where = (self.stride, self.padding, self.dilation, self.groups)
+        return sparse_conv2d(x, values, columns, starts, self.weight_shape, own["bias"], *where, self.activation)
 
     def extra_repr(self) -> str:
         shown = f"weight_shape={self.weight_shape}, stride={self.stride}, padding={self.padding}"

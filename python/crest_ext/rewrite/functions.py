@@ -50,6 +50,20 @@ def to_modules(model: Model, args: tuple[Any, ...]) -> Model | fx.GraphModule:
     return traced.train(model.training) if _same(model(*args), traced(*args)) else model
 
 
+def without_identities(model: Model) -> Model:
+    """A traced model does not call modules any more that do nothing: a call takes as long as a small layer's work."""
+    if isinstance(model, fx.GraphModule):
+        for node in model.graph.nodes:
+            if node.op == "call_module" and type(module := model.get_submodule(node.target)) is nn.Identity:
+                if module._forward_hooks or module._forward_pre_hooks:
+                    continue
+                node.replace_all_uses_with(node.args[0])
+                model.graph.erase_node(node)
+        model.delete_all_unused_submodules()
+        model.recompile()
+    return model
+
+
 def _module(node: fx.Node) -> nn.Module | None:
     """The module that does what a node does."""
     if node.op not in ("call_function", "call_method") or node.target not in MODULES:

@@ -19,7 +19,7 @@ from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, followers, has_hooks, record
 from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
 from crest_ext.rewrite.chains import Chain, Stem, chains, stem
-from crest_ext.rewrite.functions import to_modules
+from crest_ext.rewrite.functions import to_modules, without_identities
 from crest_ext.rewrite.materialize import materialize
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -143,6 +143,7 @@ def pack(
             if activation != "none":
                 packed.set_submodule(after, nn.Identity())
                 chosen[name] = replace(layer, kernel=f"{layer.kernel}, {activation}")
+    packed = without_identities(packed)
     seconds, faster, reason = (0.0, 0.0), False, "no layer is faster packed"
     if any(layer.kernel != "dense" for layer in chosen.values()):
         with torch.inference_mode():
