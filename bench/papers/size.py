@@ -195,7 +195,7 @@ def section(goal: Goal, runs: list[Run], command: str, chosen: str) -> dict[str,
 
     def row(who: str, error: float, before: float, kept: float, size: float) -> list[object]:
         cells = [who, f"{100 * error:.2f}", f"{100 * before:.2f}", f"{kept:,.0f}"]
-        return [*cells, f"{size:,.0f}", f"{4 * total / size:.0f}x smaller"]
+        return [*cells, f"{size:,.0f}", f"{4 * total / size:.3g}x smaller"]
 
     def median(field: str) -> float:
         return statistics.median(getattr(r, field) for r in runs)
@@ -204,7 +204,7 @@ def section(goal: Goal, runs: list[Run], command: str, chosen: str) -> dict[str,
     if len(runs) > 1:
         rows.append(row("median", *(median(field) for field in ("error", "before", "kept", "size"))))
     for who, size, error in goal.published:
-        rows.append([who, f"{error:.2f}", "", "", f"{size:,}", f"{4 * total / size:.0f}x smaller"])
+        rows.append([who, f"{error:.2f}", "", "", f"{size:,}", f"{4 * total / size:.3g}x smaller"])
     of = "the median" if len(runs) > 1 else "the one seed run"
     reached = median("error") <= goal.error and median("size") <= goal.size
     notes = [
