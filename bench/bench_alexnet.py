@@ -41,7 +41,7 @@ def bench_alexnet(benchmark: Any, n: int) -> None:
     compare(
         benchmark,
         partial(packed, x),
-        peers.dense(model, x) | {"DeepSparse": peers.deepsparse(model, x)},
+        peers.engines(model, x),
         group="AlexNet at Dynamic Network Surgery's densities, float32",
         case=f"{n} image{'s'[: n > 1]}",
         headline=f"AlexNet at Dynamic Network Surgery's densities, {n} image{'s'[: n > 1]}",

@@ -38,9 +38,7 @@ def bench_lenet(benchmark: Any, network: str, n: int) -> None:
     images = data.load("mnist").test.x
     x = images[:n].clone()
     packed = crest_ext.pack(model, x)
-    others = {"torch": peers.in_torch(model, x)}
-    if benchmark.enabled:
-        others = peers.dense(model, x) | {"DeepSparse": peers.deepsparse(model, x)}
+    others = peers.engines(model, x) if benchmark.enabled else {"torch": peers.in_torch(model, x)}
     compare(
         benchmark,
         peers.in_torch(packed, x),

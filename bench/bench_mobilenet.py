@@ -26,11 +26,10 @@ def bench_mobilenet(benchmark: Any, zeros: float) -> None:
     x = torch.randn(1, 3, 224, 224)
     packed, plain = crest_ext.pack(model, x), by_torch(model)
     channels_last = peers.in_torch(copy.deepcopy(plain), x, memory_format=torch.channels_last)
-    engines = peers.dense(plain, x) | {"DeepSparse": peers.deepsparse(plain, x)}
     compare(
         benchmark,
         peers.in_torch(packed, x),
-        engines | {"torch, channels_last": channels_last},
+        peers.engines(plain, x) | {"torch, channels_last": channels_last},
         group="MobileNet-v1 1.0-224, float32, 1 image",
         case=f"{zeros:.0%} zeros in the pointwise layers and fc",
         headline=f"MobileNet-v1 1.0-224, {zeros:.0%} zeros, 1 image",

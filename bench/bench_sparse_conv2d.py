@@ -47,9 +47,7 @@ def bench_sparse_conv2d(benchmark: Any, name: str, n: int) -> None:
     conv.requires_grad_(False)
     conv.weight.mul_(torch.rand_like(conv.weight) >= layer.zeros)
     x, sparse = torch.randn(n, layer.channels, layer.size, layer.size), SparseConv2d.from_conv2d(conv)
-    others = {"torch": peers.in_torch(conv, x)}
-    if benchmark.enabled:
-        others = peers.dense(conv, x) | {"DeepSparse": peers.deepsparse(conv, x)}
+    others = peers.engines(conv, x) if benchmark.enabled else {"torch": peers.in_torch(conv, x)}
     others["torch, channels_last"] = peers.in_torch(copy.deepcopy(conv), x, memory_format=torch.channels_last)
     shape = f"({layer.filters}, {layer.channels // layer.groups}, {layer.kernel}, {layer.kernel})"
     headline = name in ("AlexNet conv3", "MobileNet block 8") and n == 1

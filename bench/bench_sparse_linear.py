@@ -138,10 +138,9 @@ def run(benchmark: Any, layer: str, zeros: float, n: int, threads: int) -> None:
     x, bias = torch.randn(n, k), torch.randn(m)
     made: dict[str, Any] = {name: peer if isinstance(peer, str) else peer(x) for name, peer in others.items()}
     if benchmark.enabled:
-        layer_of_torch = nn.Linear(k, m).requires_grad_(False)
-        layer_of_torch.weight.copy_(weight)
-        layer_of_torch.bias.copy_(bias)
-        made["DeepSparse"] = deepsparse(layer_of_torch, x)
+        dense = nn.Linear(k, m, device="meta")
+        dense.weight, dense.bias = (nn.Parameter(t, requires_grad=False) for t in (weight, bias))
+        made["DeepSparse"] = deepsparse(dense, x)
     large = m * k > 1 << 20  # else the product that is the limit of arithmetic leaves nothing of ours in cache
     compare(
         benchmark,

@@ -136,6 +136,11 @@ def dense(module: nn.Module, x: Tensor) -> dict[str, Function | str]:
     return {"torch": in_torch(module, x)} | {name: make(module, x) for name, make in others.items()}
 
 
+def engines(module: nn.Module, x: Tensor) -> dict[str, Function | str]:
+    """Those that pay for zeros, and the one that does not."""
+    return dense(module, x) | {"DeepSparse": deepsparse(module, x)}
+
+
 def _with_onnx(module: nn.Module, x: Tensor, load: Callable[[Path], Any]) -> Any:
     """What `load` makes of a file of the module; the reason why there is none."""
     try:

@@ -118,14 +118,11 @@ void decode(Source in, uint8_t* out, uint64_t n, Format format) {
   if (valued != (count > 0)) refuse("values must be there if the mask keeps any, got ", count, " kept");
   const bool signs = head & kZeroSigns;
   const Bits negative = signs ? Plane::read(coder.in, zeros, "signs").take(coder, lanes) : Bits(0, 0);
-  std::vector<Word> kept;
-  kept.reserve(count + 1);
-  kept.resize(count);
+  std::vector<Word> kept(count + 1);
   if (valued) Values<Word>::read(coder.in).take(coder, lanes, reinterpret_cast<uint8_t*>(kept.data()), count);
   coder.finish();
-  for (Word w : kept)
-    if (Word(w & Word(~minus)) == 0) refuse("kept values must not be zero");
-  kept.push_back(0);
+  for (uint64_t i = 0; i < count; ++i)
+    if (Word(kept[i] & Word(~minus)) == 0) refuse("kept values must not be zero");
   scatter(mask, kept, out);
   const uint8_t* bit = negative.data();
   for (uint64_t i = 0; signs && i < n; ++i)

@@ -25,30 +25,20 @@ CREST_INLINE inline void tile(const Source& source, const T* grad, int64_t out_w
   });
 }
 
-// f(Index<n>{}, row, column, count) for tiles of n rows and `count` columns: as high as can be, then lower ones.
-template <int width, int most, class F>
-CREST_INLINE inline void for_each_tile(int64_t p, int64_t rows, int64_t columns, const F& f) {
-  for (; p + most <= rows; p += most)
-    for (int64_t j = 0; j < columns; j += width)
-      f(Index<most>{}, p, j, static_cast<int>(min<int64_t>(columns - j, width)));
-  if constexpr (most > 1)
-    if (p < rows) for_each_tile<width, most / 2>(p, rows, columns, f);
-}
-
 constexpr int64_t most_in_place = 1 << 12;  // numbers of a plane, which is then in the first level of cache
 
 // Small planes of floats are read where they are.
 template <int K, int S>
 inline void add(const DepthwiseConv2dGradWeight& a, const float* grad, const float* x, Vec<float>* sum) {
-  constexpr int rows = K == 3 ? tile_rows : 4;
-  for_each_tile<Vec<float>::width, rows>(0, a.out_h, a.out_w, [&](auto n, int64_t i, int64_t j, int count) {
+  const auto at = [&](auto n, int64_t i, int64_t j, int count) {
     const int64_t row = i * S - a.top, column = j * S - a.left;
     const float* g = grad + i * a.out_w + j;
     if (column < 0 || column + Rows<K, S, true>::reach > a.w)
       tile<K, S, n>(Rows<K, S, true>(x, a.h, a.w, row, column), g, a.out_w, count, sum);
     else
       tile<K, S, n>(Rows<K, S, false>(x, a.h, a.w, row, column), g, a.out_w, count, sum);
-  });
+  };
+  for_each_tile<Vec<float>::width, K == 3 ? tile_rows : 4, false>(0, a.out_h, a.out_w, at);
 }
 
 // Others go through a band, row by row. `again`: the last call was for a plane like this one.
@@ -60,7 +50,7 @@ inline void add(const DepthwiseConv2dGradWeight& a, const T* grad, const T* x, V
       const int64_t rows = min(a.out_h - i, band.most_rows), columns = min(a.out_w - j, band.most_columns);
       band.fill(x, {a.h, 1}, {a.w, 1}, a.top, a.left, i, rows, j, columns,
                 again && a.out_h <= band.most_rows && a.out_w <= band.most_columns);
-      for_each_tile<Vec<Acc<T>>::width, 4>(0, rows, columns, [&](auto n, int64_t p, int64_t q, int count) {
+      for_each_tile<Vec<Acc<T>>::width, 4, false>(0, rows, columns, [&](auto n, int64_t p, int64_t q, int count) {
         tile<K, S, n>(band.from(p, q), grad + (i + p) * a.out_w + j + q, a.out_w, count, sum);
       });
     }

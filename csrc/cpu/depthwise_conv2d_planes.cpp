@@ -48,22 +48,10 @@ CREST_INLINE inline void tile(const Plane<T>& plane, const Source& source, const
   unroll<rows>([&](auto t) CREST_INLINE { store_first(activate(sum[t], activation), y + t * out_w, count); });
 }
 
-// f(Index<n>{}, row, column, count) for tiles of n rows and `count` columns: as high as can be, then lower ones, and
-// the last one of a row goes over some columns again.
-template <int width, int most = tile_rows, class F>
-CREST_INLINE inline void for_each_tile(int64_t p, int64_t rows, int64_t columns, const F& f) {
-  for (; p + most <= rows; p += most)
-    for (int64_t j = 0; j < columns; j += width)
-      f(Index<most>{}, p, columns < width ? 0 : min(j, columns - width),
-        static_cast<int>(min<int64_t>(columns, width)));
-  if constexpr (most > 1)
-    if (p < rows) for_each_tile<width, most / 2>(p, rows, columns, f);
-}
-
 template <class T, int K, int S>
 inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const Vec<Acc<T>>* weight, int64_t rows,
                   int64_t columns, T* y) {
-  for_each_tile<Vec<Acc<T>>::width>(0, rows, columns, [&](auto most, int64_t p, int64_t j, int count) {
+  for_each_tile<Vec<Acc<T>>::width, tile_rows, true>(0, rows, columns, [&](auto most, int64_t p, int64_t j, int count) {
     tile<K, S, most>(plane, band.from(p, j), weight, y + p * plane.a.out_w + j, count);
   });
 }
@@ -76,19 +64,21 @@ void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
     const Plane<float> plane(a, o);
     V weight[K * K];
     unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::all(plane.weight[a.flip ? K * K - 1 - t : t]); });
-    if (S == 1 && a.spread_h == 2) {
-      const SpreadPlane spread{plane.x, a.h, a.w, plane.y, a.out_h, a.out_w, V::all(plane.bias), a.activation};
-      spread_plane<K>(spread, weight, a.top, a.left);
-      continue;
-    }
-    for_each_tile<Vec<float>::width>(0, a.out_h, a.out_w, [&](auto most, int64_t i, int64_t j, int count) CREST_INLINE {
+    if constexpr (S == 1)
+      if (a.spread_h == 2) {
+        const SpreadPlane spread{plane.x, a.h, a.w, plane.y, a.out_h, a.out_w, V::all(plane.bias), a.activation};
+        spread_plane<K>(spread, weight, a.top, a.left);
+        continue;
+      }
+    const auto at = [&](auto most, int64_t i, int64_t j, int count) CREST_INLINE {
       const int64_t row = i * S - a.top, column = j * S - a.left;
       float* y = plane.y + i * a.out_w + j;
       if (column < 0 || column + Rows<K, S, true>::reach > a.w)
         tile<K, S, most>(plane, Rows<K, S, true>(plane.x, a.h, a.w, row, column), weight, y, count);
       else
         tile<K, S, most>(plane, Rows<K, S, false>(plane.x, a.h, a.w, row, column), weight, y, count);
-    });
+    };
+    for_each_tile<V::width, tile_rows, true>(0, a.out_h, a.out_w, at);
   }
 }
 

@@ -64,4 +64,16 @@ class Rows {
   Lanes<V> lanes_[edge ? loads : 1];
 };
 
+// f(Index<n>{}, row, column, count) for tiles of n rows and `count` columns: as high as can be, then lower ones.
+// `again`: the last one of a row goes over some columns again, so as to be whole.
+template <int width, int most, bool again, class F>
+CREST_INLINE inline void for_each_tile(int64_t p, int64_t rows, int64_t columns, const F& f) {
+  for (; p + most <= rows; p += most)
+    for (int64_t j = 0; j < columns; j += width)
+      f(Index<most>{}, p, again ? (columns < width ? 0 : min(j, columns - width)) : j,
+        static_cast<int>(min<int64_t>(again ? columns : columns - j, width)));
+  if constexpr (most > 1)
+    if (p < rows) for_each_tile<width, most / 2, again>(p, rows, columns, f);
+}
+
 }  // namespace crest::CREST_ISA

@@ -35,9 +35,11 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
   const int64_t tiles = (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
   const int64_t x_plane = p.planes.x_plane;
   const bool to_y = neighbours && p.planes.to_y;
-  alignas(register_bytes) float room[neighbours ? most_filters * sums_of_many * V::width : 1];
-  float* const sums = to_y ? room : y + at + first * p.planes.y_plane;
-  const int64_t apart = to_y ? size * V::width : p.planes.y_plane;
+  constexpr bool has_room =
+      neighbours && size <= sums_of_many;  // larger tiles meet one tile of the weight: all is done
+  alignas(register_bytes) float room[has_room ? most_filters * size * V::width : 1];
+  float* const sums = to_y && has_room ? room : y + at + first * p.planes.y_plane;
+  const int64_t apart = to_y && has_room ? size * V::width : p.planes.y_plane;
   const int last_lanes = static_cast<int>(to_y ? min(a.ow - at - (size - 1) * V::width, int64_t{V::width}) : V::width);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const float* planes = x + at + (neighbours ? tile * tile_of_filter * x_plane : 0);

@@ -54,6 +54,21 @@ def test_pack_fuses_and_replaces_calls(quick_wins: None) -> None:
     assert kinds.count(nn.Identity) == 0  # each would be called
 
 
+class ByName(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.same, self.relu = nn.Identity(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.same(input=x))
+
+
+def test_an_identity_may_get_its_input_by_name() -> None:
+    left = without_identities(fx.symbolic_trace(ByName()))
+    assert torch.equal(left(torch.tensor([-1.0, 1.0])), torch.tensor([0.0, 1.0]))
+    assert [name for name, _ in left.named_children()] == ["relu"]
+
+
 def test_an_identity_with_a_hook_is_called() -> None:
     model, seen = nn.Sequential(nn.Identity(), nn.Identity(), nn.ReLU()), []
     traced = fx.symbolic_trace(model)

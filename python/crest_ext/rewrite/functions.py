@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from crest_ext.rewrite.calls import Tracer
+from crest_ext.rewrite.calls import Tracer, has_hooks
 
 Model = TypeVar("Model", bound=nn.Module)
 RELU, POOL = (nn.ReLU, ("inplace",)), ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -53,11 +53,10 @@ def to_modules(model: Model, args: tuple[Any, ...]) -> Model | fx.GraphModule:
 def without_identities(model: Model) -> Model:
     """A traced model does not call modules any more that do nothing: a call takes as long as a small layer's work."""
     if isinstance(model, fx.GraphModule):
-        for node in model.graph.nodes:
-            if node.op == "call_module" and type(module := model.get_submodule(node.target)) is nn.Identity:
-                if module._forward_hooks or module._forward_pre_hooks:
-                    continue
-                node.replace_all_uses_with(node.args[0])
+        for node in model.graph.find_nodes(op="call_module"):
+            module = model.get_submodule(node.target)
+            if type(module) is nn.Identity and not has_hooks(module):
+                node.replace_all_uses_with(next(iter((*node.args, *node.kwargs.values()))))
                 model.graph.erase_node(node)
         model.delete_all_unused_submodules()
         model.recompile()
