@@ -14,6 +14,11 @@ void check_least(const char* op, const char* arg, const Ints& values, int64_t le
 
 }  // namespace
 
+void check_pair(const char* op, const char* arg, const Ints& values, int64_t least) {
+  CREST_CHECK(values.size() == 2, op, ": ", arg, " must be 2 ints, got ", List{values});
+  check_least(op, arg, values, least);
+}
+
 std::ostream& operator<<(std::ostream& os, const List& list) {
   os << '(';
   for (size_t i = 0; i < list.values.size(); ++i) os << (i ? ", " : "") << list.values[i];
@@ -22,12 +27,10 @@ std::ostream& operator<<(std::ostream& os, const List& list) {
 
 ConvSizes check_conv(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
                      const Ints& padding, const Ints& dilation) {
-  CREST_CHECK(stride.size() == 2, op, ": stride must be 2 ints, got ", List{stride});
+  check_pair(op, "stride", stride, 1);
   CREST_CHECK(padding.size() == 2 || padding.size() == 4, op, ": padding must be 2 or 4 ints, got ", List{padding});
-  CREST_CHECK(dilation.size() == 2, op, ": dilation must be 2 ints, got ", List{dilation});
-  check_least(op, "stride", stride, 1);
   check_least(op, "padding", padding, 0);
-  check_least(op, "dilation", dilation, 1);
+  check_pair(op, "dilation", dilation, 1);
   const bool four = padding.size() == 4;
   ConvSizes s{h,
               w,

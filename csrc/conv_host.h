@@ -1,5 +1,5 @@
 #pragma once
-// What the dense convolutions share: checks of a convolution's sizes, and memory formats.
+// What the dense convolutions and pooling share: checks of sizes, and memory formats.
 #include <string>
 #include <vector>
 
@@ -13,6 +13,9 @@ struct List {  // what messages print of it
   const Ints& values;
 };
 std::ostream& operator<<(std::ostream&, const List&);  // (1, 2)
+
+// Checks that there are two, none below `least`.
+void check_pair(const char* op, const char* arg, const Ints& values, int64_t least);
 
 // The sizes of a convolution of x (n, c, h, w) by weight (m, ..., kh, kw).
 struct ConvSizes {

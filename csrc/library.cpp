@@ -19,6 +19,9 @@ STABLE_TORCH_LIBRARY(crest, m) {
       "masked_linear(Tensor x, Tensor weight, Tensor mask, Tensor? bias=None, bool straight_through=False) -> Tensor");
   m.def("masked_linear_grad_x(Tensor grad, Tensor weight, Tensor mask) -> Tensor");
   m.def("masked_linear_grad_weight(Tensor grad, Tensor x, Tensor mask) -> Tensor");
+  m.def(
+      "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding=0, int[2] dilation=1, "
+      "bool ceil_mode=False) -> Tensor");
   m.def("prune_splice_(Tensor weight, Tensor(a!) mask, float low, float high) -> ()");
   m.def(
       "separable_conv2d(Tensor x, Tensor depthwise, Tensor pointwise, int out_channels, Tensor? depthwise_bias=None, "

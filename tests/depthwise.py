@@ -99,6 +99,18 @@ def separable_calls() -> Iterator[Call]:
         yield Call("separable_conv2d", sizes, arrays, expected, slack(torch.float32, expected, c + kh * kw, terms))
 
 
+def pool_calls() -> Iterator[Call]:
+    """Of max_pool2d, which rounds nothing."""
+    for x, *where in SAMPLES["max_pool2d"](torch.float32, "cpu"):
+        if not x.numel():
+            continue
+        kernel, stride, padding, dilation = (*where[:2], *(where[2:4] or [(0, 0), (1, 1)]))
+        expected = reference.max_pool2d(x.double(), *where)
+        sizes = (x.shape[0] * x.shape[1], *x.shape[2:], *kernel, *expected.shape[2:], *stride, *padding, *dilation)
+        y = torch.full_like(expected, float("nan")).float()
+        yield Call("max_pool2d", sizes, [x.contiguous(), y], expected, torch.zeros_like(expected))
+
+
 def stem_calls() -> Iterator[Call]:
     """Of stem_conv2d, at the strides that x has."""
     for x, weight, bias, *where in SAMPLES["stem_conv2d"](torch.float32, "cpu"):

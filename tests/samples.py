@@ -309,6 +309,32 @@ def local_response_norm(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, 
     yield tensor(6, 4, 3, dtype=dtype, device=device).permute(2, 1, 0) * 40, 3, 1e-4, 0.75, 2.0
 
 
+# (shape, kernel, stride, padding, dilation, ceil_mode): the networks' windows, in rows of less than a register and of
+# several; windows that overlap, that leave gaps, that end in the padding or lie in it; nothing at all.
+POOLS = [
+    ((2, 3, 8, 8), (2, 2), (2, 2), (0, 0), (1, 1), False),
+    ((1, 2, 24, 24), (2, 2), (2, 2), (0, 0), (1, 1), False),
+    ((1, 3, 27, 55), (3, 3), (2, 2), (0, 0), (1, 1), False),
+    ((2, 1, 13, 83), (3, 3), (2, 2), (1, 1), (1, 1), True),
+    ((1, 2, 6, 19), (3, 3), (1, 1), (1, 1), (1, 1), False),
+    ((2, 2, 9, 37), (2, 3), (1, 2), (1, 0), (2, 1), False),
+    ((1, 3, 11, 40), (5, 5), (3, 2), (2, 2), (1, 3), True),
+    ((1, 1, 10, 20), (5, 1), (3, 3), (2, 0), (1, 1), True),
+    ((1, 2, 7, 34), (4, 1), (2, 1), (2, 0), (2, 5), False),
+    ((3, 2, 2, 3), (3, 4), (3, 1), (1, 2), (1, 1), True),
+    ((1, 1, 1, 70), (1, 70), (1, 70), (0, 0), (1, 1), False),
+    ((0, 2, 4, 4), (2, 2), (2, 2), (0, 0), (1, 1), False),
+]
+
+
+def max_pool2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    if dtype != torch.float32:
+        return
+    for shape, *where in POOLS:
+        yield tensor(*shape, dtype=dtype, device=device), *where
+    yield tensor(9, 8, 2, 3, dtype=dtype, device=device).permute(2, 3, 1, 0), (2, 2), (2, 2)
+
+
 SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
     f.__name__: f
     for f in (
@@ -322,6 +348,7 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         masked_linear,
         masked_linear_grad_x,
         masked_linear_grad_weight,
+        max_pool2d,
         prune_splice_,
         separable_conv2d,
         sgd_prune_splice_,
@@ -353,5 +380,5 @@ LONGEST_SUM = {
 }
 
 # Without a gradient, though they write nothing.
-INFERENCE = {"local_response_norm", "separable_conv2d", "singular_value_threshold"}
+INFERENCE = {"local_response_norm", "max_pool2d", "separable_conv2d", "singular_value_threshold"}
 INFERENCE |= {"sparse_linear", "sparse_conv2d", "stem_conv2d"}

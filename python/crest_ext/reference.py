@@ -37,6 +37,10 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
     return F.local_response_norm(x, size, alpha, beta, k)
 
 
+def max_pool2d(x: Tensor, *args: Any) -> Tensor:
+    return F.max_pool2d(x, *args)
+
+
 def masked_linear(
     x: Tensor, weight: Tensor, mask: Tensor, bias: Tensor | None = None, straight_through: bool = False
 ) -> Tensor:

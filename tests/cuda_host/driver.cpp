@@ -18,6 +18,7 @@
 #include "../../csrc/cuda/masked_linear.cuh"
 #include "../../csrc/cuda/masked_linear_grad_weight.cuh"
 #include "../../csrc/cuda/masked_linear_grad_x.cuh"
+#include "../../csrc/cuda/max_pool2d.cuh"
 #include "../../csrc/cuda/prune_splice.cuh"
 #include "../../csrc/cuda/separable_conv2d.cuh"
 #include "../../csrc/cuda/sgd_prune_splice.cuh"
@@ -125,6 +126,15 @@ void local_response_norm(const Case& c) {
                             static_cast<float>(c.numbers[0]),
                             static_cast<float>(c.numbers[1])};
   c.run(a, cuda::local_response_norm, [&](auto) { cuda::local_response_norm<32>(a, nullptr, 2); });
+}
+
+// sizes: those of the struct in its order.
+void max_pool2d(const Case& c) {
+  const auto& s = c.sizes;
+  const auto floats = [&](size_t i) { return static_cast<float*>(c[i]); };
+  const MaxPool2d a{floats(0), floats(1), s[0], s[1], s[2],  s[3],  s[4], s[5],
+                    s[6],      s[7],      s[8], s[9], s[10], s[11], s[12]};
+  c.run(a, cuda::max_pool2d, [&](auto) { cuda::max_pool2d<32>(a, nullptr, 2); });
 }
 
 void masked_linear(const Case& c) {
@@ -255,6 +265,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(masked_linear),
     NAMED(masked_linear_grad_x),
     NAMED(masked_linear_grad_weight),
+    NAMED(max_pool2d),
     NAMED(sparse_linear),
     NAMED(depthwise_conv2d),
     NAMED(depthwise_conv2d_grad_weight),

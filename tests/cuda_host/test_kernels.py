@@ -13,7 +13,7 @@ from torch import Tensor
 
 import crest_ext
 from crest_ext import reference
-from depthwise import Call, calls, separable_calls, stem_calls
+from depthwise import Call, calls, pool_calls, separable_calls, stem_calls
 from samples import CONVOLUTIONS, OPTIONS, SAMPLES
 
 NAN = float("nan")
@@ -252,6 +252,10 @@ def separable_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
     yield from inference(separable_calls(), dtype)
 
 
+def max_pool2d(dtype: torch.dtype) -> Iterator[Sample]:
+    yield from inference(pool_calls(), dtype)
+
+
 def stem_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
     yield from inference(stem_calls(), dtype)
 
@@ -293,7 +297,7 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
 
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
 OPS += [group_norms, group_soft_threshold, sparse_linear, sparse_conv2d, depthwise_conv2d, separable_conv2d]
-OPS += [local_response_norm, stem_conv2d]
+OPS += [local_response_norm, max_pool2d, stem_conv2d]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:

@@ -37,6 +37,7 @@ BUDGETS = {
     "group_finish_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "Shrink": Budget(threads=256, registers=64, occupancy=0.5),  # an elementwise_kernel that divides 64-bit indices
     "LocalResponseNormTo": Budget(threads=256, registers=64, occupancy=0.5),  # divides as well
+    "MaxPool2dTo": Budget(threads=256, registers=64, occupancy=0.5),  # divides as well
     "depthwise_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "depthwise_conv2d_grad_weight_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=2 << 10),
     "elementwise_kernel": Budget(threads=256, registers=40, occupancy=0.75),
@@ -51,7 +52,7 @@ BUDGETS = {
     "stem_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "sparse_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=12 << 10),
 }
-FLOAT32 = {"local_response_norm", "separable_conv2d", "stem_conv2d"}  # the sources whose ops take nothing else
+FLOAT32 = {"local_response_norm", "max_pool2d", "separable_conv2d", "stem_conv2d"}  # all that they take
 SHARED_MEMORY = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}  # bytes a multiprocessor has
 KERNEL = re.compile(
     r"Compiling entry function '(?P<symbol>\w+)' for '(?P<arch>\w+)'.*?"

@@ -16,6 +16,7 @@
 #include "../../csrc/masked_linear.h"
 #include "../../csrc/masked_linear_grad_weight.h"
 #include "../../csrc/masked_linear_grad_x.h"
+#include "../../csrc/max_pool2d.h"
 #include "../../csrc/prune_splice.h"
 #include "../../csrc/separable_conv2d.h"
 #include "../../csrc/sgd_prune_splice.h"
@@ -215,6 +216,16 @@ void response_norm(const Case& c) {
   in_two<LocalResponseNorm>(local_response_norm, a, a.n * a.blocks());
 }
 
+// sizes: those of the struct in its order.
+void pool(const Case& c) {
+  const auto& s = c.sizes;
+  const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
+  const MaxPool2d a{floats(0), floats(1), s[0], s[1], s[2],  s[3],  s[4], s[5],
+                    s[6],      s[7],      s[8], s[9], s[10], s[11], s[12]};
+  std::vector<float> line(static_cast<size_t>(a.line_numbers()));
+  in_two(a.planes, [&](int64_t begin, int64_t end) { max_pool2d(a, line.data(), begin, end); });
+}
+
 // sizes: those of the depthwise convolution, then m, activation and rows.
 void separable(const Case& c) {
   const auto& s = c.sizes;
@@ -260,6 +271,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     {"masked_linear", linear},
     {"masked_linear_grad_x", linear_grad_x},
     {"masked_linear_grad_weight", linear_grad_weight},
+    {"max_pool2d", pool},
     {"prune_splice_",
      [](const Case& c) {
        const auto& x = c.numbers;

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crest_ext import pack_sparse, pack_sparse_conv2d, reference
-from depthwise import calls, separable_calls, stem_calls
+from depthwise import calls, pool_calls, separable_calls, stem_calls
 from driver import KERNELS, Case, call, defined_elsewhere, kernel_flags
 from samples import CONVOLUTIONS, DTYPES, OPTIONS, SAMPLES
 from spectra import of_spectrum
@@ -239,8 +239,8 @@ def test_local_response_norm_equals_reference(run: Run) -> None:
         torch.testing.assert_close(got, e)
 
 
-def test_separable_and_stem_equal_reference(run: Run) -> None:
-    made = [*separable_calls(), *stem_calls()]
+def test_separable_stem_and_pooling_equal_reference(run: Run) -> None:
+    made = [*separable_calls(), *stem_calls(), *pool_calls()]
     results = run([Case(c.op, torch.float32, [int(size) for size in c.sizes], c.arrays) for c in made])
     for c, arrays in zip(made, results, strict=True):
         got = arrays[-1]

@@ -9,44 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from crest_ext.ops import local_response_norm
+from crest_ext.ops import local_response_norm, max_pool2d
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """torch.nn.MaxPool2d, equal in every bit: the largest of the rows of a window, and of these the largest."""
+    """torch.nn.MaxPool2d by our op, where that can: float32 images, no indices and no gradient."""
 
     @classmethod
     def from_module(cls, pool: nn.MaxPool2d) -> MaxPool2d:
         return cls(pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.return_indices, pool.ceil_mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        differentiable = torch.is_grad_enabled() and x.requires_grad
-        if x.dim() != 4 or self.return_indices or differentiable or not x.is_floating_point():
+        differentiable = x.requires_grad and torch.is_grad_enabled()
+        if self.return_indices or differentiable or x.dtype != torch.float32 or x.dim() != 4:
             return super().forward(x)
-        return self._largest(self._largest(x.contiguous(), 0), 1)
-
-    def _largest(self, x: Tensor, side: int) -> Tensor:
-        """Of each window's rows (side 0) or columns (1)."""
-        given = (self.kernel_size, self.stride, self.padding, self.dilation)
-        size, stride, pad, dilation = (v if isinstance(v, int) else v[side] for v in given)
-        length, reach = x.shape[2 + side], dilation * (size - 1) + 1
-        out = (length + 2 * pad - reach + (stride - 1 if self.ceil_mode else 0)) // stride + 1
-        if self.ceil_mode and (out - 1) * stride >= length + pad:
-            out -= 1  # a window must begin inside
-        end = max((out - 1) * stride + reach - length - pad, 0)
-        if pad or end:
-            x = F.pad(x, (pad, end) if side else (0, 0, pad, end), value=-torch.inf)
-        span = (out - 1) * stride + 1
-        lines = [x.narrow(2 + side, i * dilation, span) for i in range(size)]
-        lines = [line[..., ::stride] if side else line[:, :, ::stride] for line in lines]
-        if size == 1:
-            return lines[0].contiguous()
-        largest = torch.maximum(lines[0], lines[1])
-        for line in lines[2:]:
-            torch.maximum(largest, line, out=largest)
-        return largest
+        return max_pool2d(x, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):

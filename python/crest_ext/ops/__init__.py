@@ -10,6 +10,7 @@ from crest_ext.ops.local_response_norm import local_response_norm
 from crest_ext.ops.masked_linear import masked_linear
 from crest_ext.ops.masked_linear_grad_weight import masked_linear_grad_weight
 from crest_ext.ops.masked_linear_grad_x import masked_linear_grad_x
+from crest_ext.ops.max_pool2d import max_pool2d
 from crest_ext.ops.pack_separable_conv2d import (
     PackedSeparableConv2d,
     pack_separable_conv2d,
@@ -40,6 +41,7 @@ __all__ = [
     "masked_linear",
     "masked_linear_grad_weight",
     "masked_linear_grad_x",
+    "max_pool2d",
     "pack_separable_conv2d",
     "pack_sparse",
     "pack_sparse_conv2d",

@@ -1,0 +1,98 @@
+// Down the rows of a window into one padded row, then along it: k + k comparisons a window, in whole registers.
+#include "../max_pool2d.h"
+
+#include "unroll.h"
+
+namespace crest::CREST_ISA {
+namespace {
+
+// NaN where one of them is.
+template <class V>
+CREST_INLINE inline V largest(V a, V b) {
+  return {(b.v > a.v) | (b.v != b.v) ? b.v : a.v};
+}
+
+// f(V{}, j) for registers that cover [0, count): the last one begins early, so as to be whole.
+template <class F>
+CREST_INLINE inline void for_each_overlapping(int64_t count, const F& f) {
+  using V = Vec<float>;
+  if (count < V::width) return for_each_register<float>(0, count, f);
+  for (int64_t j = 0; j < count; j += V::width) f(V{}, min(j, count - V::width));
+}
+
+// The largest of `rows` rows of x, one every `step` numbers.
+template <int fixed>
+void down(const float* x, int64_t rows, int64_t step, int64_t w, float* line) {
+  for_each_overlapping(w, [&](auto v, int64_t j) CREST_INLINE {
+    using V = decltype(v);
+    V most = V::load(x + j);
+    for (int64_t r = 1; r < (fixed ? fixed : rows); ++r) most = largest(most, V::load(x + r * step + j));
+    most.store(line + j);
+  });
+}
+
+template <int... lane>
+CREST_INLINE inline Vec<float> evens(const float* p, std::integer_sequence<int, lane...>) {
+  using V = Vec<float>;
+  return {__builtin_shufflevector(V::load(p).v, V::load(p + V::width).v, (2 * lane)...)};
+}
+
+// Of each window along the row.
+template <int stride, int fixed>
+void along(const MaxPool2d& a, const float* line, float* y) {
+  using V = Vec<float>;
+  const int64_t taps = fixed ? fixed : a.kw;
+  constexpr auto lanes = std::make_integer_sequence<int, V::width>{};
+  for (int64_t next = 0; next < a.out_w; next += V::width) {
+    const int64_t j = min(next, max(a.out_w - V::width, int64_t{0}));
+    const auto load = [&](int64_t tap) CREST_INLINE {
+      const float* p = line + j * stride + tap * a.dilation_w;
+      if constexpr (stride == 1) return V::load(p);
+      return evens(p, lanes);
+    };
+    V most = load(0);
+    for (int64_t t = 1; t < taps; ++t) most = largest(most, load(t));
+    store_first(most, y + j, static_cast<int>(min(a.out_w - j, int64_t{V::width})));
+  }
+}
+
+void along_any(const MaxPool2d& a, const float* line, float* y) {
+  using V = One<float>;
+  for (int64_t j = 0; j < a.out_w; ++j) {
+    const float* p = line + j * a.stride_w;
+    V most = V::load(p);
+    for (int64_t t = 1; t < a.kw; ++t) most = largest(most, V::load(p + t * a.dilation_w));
+    most.store(y + j);
+  }
+}
+
+}  // namespace
+
+void max_pool2d(const MaxPool2d& a, float* line, int64_t begin, int64_t end) {
+  const auto rows = a.kh == 2 ? down<2> : a.kh == 3 ? down<3> : down<0>;
+  const auto columns = a.stride_w == 2   ? (a.kw == 2   ? along<2, 2>
+                                            : a.kw == 3 ? along<2, 3>
+                                                        : along<2, 0>)
+                       : a.stride_w == 1 ? along<1, 0>
+                                         : along_any;
+  const float lowest = -__builtin_inff();
+  const int64_t numbers = a.line_numbers(), step = a.dilation_h * a.w;
+  for (int64_t i = 0; i < numbers; ++i) line[i] = lowest;
+  for (int64_t plane = begin; plane < end; ++plane) {
+    const float* x = a.x + plane * a.h * a.w;
+    for (int64_t i = 0; i < a.out_h; ++i) {
+      const int64_t from = i * a.stride_h - a.top;
+      const int64_t first = from < 0 ? (a.dilation_h - 1 - from) / a.dilation_h : 0;
+      const int64_t last = min((a.h - from + a.dilation_h - 1) / a.dilation_h, a.kh);  // before that the row is inside
+      float* y = a.y + (plane * a.out_h + i) * a.out_w;
+      if (first < last)
+        (last - first == a.kh ? rows : down<0>)(x + (from + first * a.dilation_h) * a.w, last - first, step, a.w,
+                                                line + a.left);
+      else
+        for (int64_t j = 0; j < a.w; ++j) line[a.left + j] = lowest;
+      columns(a, line, y);
+    }
+  }
+}
+
+}  // namespace crest::CREST_ISA

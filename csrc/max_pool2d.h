@@ -1,0 +1,29 @@
+#pragma once
+// max_pool2d: y[i, j] = the largest x[i stride - pad + r dilation, ...] that lies inside, over the kernel's taps r
+#include <cstdint>
+
+#include "isa.h"
+
+namespace crest {
+
+struct MaxPool2d {
+  const float* x;  // (planes, h, w)
+  float* y;        // (planes, out_h, out_w)
+  int64_t planes, h, w, kh, kw, out_h, out_w;
+  int64_t stride_h, stride_w, top, left, dilation_h, dilation_w;
+
+  // Numbers that a kernel needs room for: a padded row, and two registers of 64 bytes beyond.
+  int64_t line_numbers() const {
+    const int64_t reach = (out_w - 1) * stride_w + (kw - 1) * dilation_w + 1;
+    return (reach > left + w ? reach : left + w) + 32;
+  }
+};
+
+// Planes [begin, end). `line` holds line_numbers().
+CREST_DECLARE_KERNEL(max_pool2d, const MaxPool2d&, float* line, int64_t begin, int64_t end)
+
+namespace cuda {
+void max_pool2d(const MaxPool2d&, void* stream);
+}
+
+}  // namespace crest
