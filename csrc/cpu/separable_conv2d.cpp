@@ -9,24 +9,29 @@ namespace {
 using V = Vec<float>;
 
 // Of the tile, pixels from x on, with `registers` registers of outputs, of which y has `count` numbers. Meanwhile the
-// second level of cache gets the lines from `next` on, one for each channel: large weights come from further away.
+// second level of cache gets the lines from `next` on, one for each channel: large weights come from further away. Few
+// registers do not hide that: the processor's own prefetcher has to do.
 template <int pixels, int registers>
 inline void product(const SeparableConv2d& a, const float* x, int64_t block, const float* weight, const float* next,
                     const V* bias, float* y, int count) {
   V sum[pixels * registers];
   unroll<pixels * registers>([&](auto i) CREST_INLINE { sum[i] = bias[i % registers]; });
+  const auto meet = [&](const float* at, const float* weight) CREST_INLINE {
+    V w[registers];
+    unroll<registers>([&](auto v) CREST_INLINE { w[v] = V::load(weight + v * V::width); });
+    unroll<pixels>([&](auto p) CREST_INLINE {
+      const V seen = V::all(at[p * block_channels]);
+      unroll<registers>([&](auto v) CREST_INLINE { sum[p * registers + v] = fma(seen, w[v], sum[p * registers + v]); });
+    });
+  };
   for (int64_t c = 0; c < a.depthwise.in_c; c += block_channels, x += block) {
-    const float* end = weight + min(a.depthwise.in_c - c, block_channels) * panel_outputs;
-    for (const float* at = x; weight < end; weight += panel_outputs, next += panel_outputs / 2, ++at) {
-      __builtin_prefetch(next, 0, 2);
-      V w[registers];
-      unroll<registers>([&](auto v) CREST_INLINE { w[v] = V::load(weight + v * V::width); });
-      unroll<pixels>([&](auto p) CREST_INLINE {
-        const V seen = V::all(at[p * block_channels]);
-        unroll<registers>([&](auto v)
-                              CREST_INLINE { sum[p * registers + v] = fma(seen, w[v], sum[p * registers + v]); });
-      });
+    const int64_t channels = min(a.depthwise.in_c - c, block_channels);
+    int64_t i = 0;
+    for (; i + channels_at_once <= channels; i += channels_at_once, weight += channels_at_once * panel_outputs) {
+      if constexpr (channels_at_once == 1) __builtin_prefetch(next + (c + i) * panel_outputs / 2, 0, 2);
+      unroll<channels_at_once>([&](auto u) CREST_INLINE { meet(x + i + u, weight + u * panel_outputs); });
     }
+    for (; i < channels; ++i, weight += panel_outputs) meet(x + i, weight);
   }
   store_outputs<pixels, registers>(sum, a.activation, y, a.m, count);
 }
