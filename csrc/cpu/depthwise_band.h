@@ -56,6 +56,7 @@ class Band {
   // The same for results from row p on, a row of taps at a time.
   struct From {
     const A* data;
+    CREST_INLINE static V in_order(V v) { return v; }
     CREST_INLINE bool taps(int row, V* x) const {
       unroll<K>([&](auto s) CREST_INLINE { x[s] = tap(data, row, s); });
       return true;

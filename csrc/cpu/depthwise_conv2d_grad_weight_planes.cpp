@@ -12,7 +12,7 @@ template <int K, int S, int rows, class T, class Source>
 CREST_INLINE inline void tile(const Source& source, const T* grad, int64_t out_w, int count, Vec<Acc<T>>* sum) {
   using V = Vec<Acc<T>>;
   V g[rows];
-  unroll<rows>([&](auto t) CREST_INLINE { g[t] = load_first<V>(grad + t * out_w, count); });
+  unroll<rows>([&](auto t) CREST_INLINE { g[t] = source.in_order(load_first<V>(grad + t * out_w, count)); });
   unroll<(rows - 1) * S + K>([&](auto row) CREST_INLINE {
     V x[K];
     if (!source.taps(row, x)) return;

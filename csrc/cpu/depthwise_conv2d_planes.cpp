@@ -45,7 +45,8 @@ CREST_INLINE inline void tile(const Plane<T>& plane, const Source& source, const
       });
     });
   });
-  unroll<rows>([&](auto t) CREST_INLINE { store_first(activate(sum[t], activation), y + t * out_w, count); });
+  unroll<rows>([&](auto t)
+                   CREST_INLINE { store_first(activate(source.in_order(sum[t]), activation), y + t * out_w, count); });
 }
 
 template <class T, int K, int S>

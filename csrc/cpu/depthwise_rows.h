@@ -1,6 +1,7 @@
 #pragma once
 // Rows of one plane of floats, as a kernel K wide with a stride of S reads them, straight from memory. Where the plane
 // ends, masks keep to it: so nothing is copied, and neighbours are never touched.
+#include "every_other.h"
 #include "unroll.h"
 
 namespace crest::CREST_ISA {
@@ -34,15 +35,17 @@ class Rows {
     if constexpr (S == 1) {
       unroll<K>([&](auto s) CREST_INLINE { x[s] = load(from, s); });
     } else {
-      constexpr auto lanes = std::make_integer_sequence<int, V::width>{};
       unroll<(K + 1) / 2>([&](auto i) CREST_INLINE {
         const V a = load(from, 2 * i), b = load(from, 2 * i + 1);
-        x[2 * i] = every_other<0>(a, b, lanes);
-        if constexpr (2 * i + 1 < K) x[2 * i + 1] = every_other<1>(a, b, lanes);
+        x[2 * i] = every_other<0>(a, b);
+        if constexpr (2 * i + 1 < K) x[2 * i + 1] = every_other<1>(a, b);
       });
     }
     return true;
   }
+
+  // Between the lanes of taps and neighbours in a row, either way.
+  CREST_INLINE static V in_order(V v) { return S == 2 ? reorder(v) : v; }
 
  private:
   // A row takes so many loads; where the one with number i begins. With a stride of 2 two neighbours hold two taps.
@@ -52,11 +55,6 @@ class Rows {
   CREST_INLINE V load(const float* from, int i) const {
     if constexpr (edge) return lanes_[i].load(from + offset(i));
     return V::load(from + offset(i));
-  }
-
-  template <int from, int... lane>
-  static V every_other(V a, V b, std::integer_sequence<int, lane...>) {
-    return {__builtin_shufflevector(a.v, b.v, (2 * lane + from)...)};
   }
 
   const float* from_;

@@ -1,6 +1,7 @@
 // Down the rows of a window into one padded row, then along it: k + k comparisons a window, in whole registers.
 #include "../max_pool2d.h"
 
+#include "every_other.h"
 #include "unroll.h"
 
 namespace crest::CREST_ISA {
@@ -31,28 +32,21 @@ void down(const float* x, int64_t rows, int64_t step, int64_t w, float* line) {
   });
 }
 
-template <int... lane>
-CREST_INLINE inline Vec<float> evens(const float* p, std::integer_sequence<int, lane...>) {
-  using V = Vec<float>;
-  return {__builtin_shufflevector(V::load(p).v, V::load(p + V::width).v, (2 * lane)...)};
-}
-
 // Of each window along the row.
 template <int stride, int fixed>
 void along(const MaxPool2d& a, const float* line, float* y) {
   using V = Vec<float>;
   const int64_t taps = fixed ? fixed : a.kw;
-  constexpr auto lanes = std::make_integer_sequence<int, V::width>{};
   for (int64_t next = 0; next < a.out_w; next += V::width) {
     const int64_t j = min(next, max(a.out_w - V::width, int64_t{0}));
     const auto load = [&](int64_t tap) CREST_INLINE {
       const float* p = line + j * stride + tap * a.dilation_w;
       if constexpr (stride == 1) return V::load(p);
-      return evens(p, lanes);
+      return every_other<0>(V::load(p), V::load(p + V::width));
     };
     V most = load(0);
     for (int64_t t = 1; t < taps; ++t) most = largest(most, load(t));
-    store_first(most, y + j, static_cast<int>(min(a.out_w - j, int64_t{V::width})));
+    store_first(stride == 2 ? reorder(most) : most, y + j, static_cast<int>(min(a.out_w - j, int64_t{V::width})));
   }
 }
 
