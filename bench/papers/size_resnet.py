@@ -3,8 +3,8 @@
     PYTHONPATH=bench CREST_DATA=folder python bench/papers/size_resnet.py --seeds 0
 
 Takes trained weights from $CREST_DATA/weights/resnet20.safetensors (or --weights) and about 90 minutes a seed on an
-idle core without AMX. The network is taught by the given one: its targets are that one's outputs for the same crops, not
-the labels. What is finished is kept in --work and not run again. Writes results/size_resnet20.json.
+idle core without AMX. The network is taught by the given one: its targets are that one's outputs for the same crops,
+not the labels. What is finished is kept in --work and not run again. Writes results/size_resnet20.json.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def test_any_shape(data: Any) -> None:
     padding = draw(paddings)
     pads = padding if len(padding) == 4 else (padding[0], *padding, padding[1])
     least = [(k - 1) * d + 1 - a - b for k, d, a, b in zip(kernel, dilation, pads[::2], pads[1::2], strict=True)]
-    h, w = (draw(st.integers(max(size, 1), max(size, 1) + 40)) for size in least)
+    h, w = (max(size, 1) + draw(st.integers(0, more)) for size, more in zip(least, (14, 40), strict=True))
     where = stride, padding, dilation
     torch.manual_seed(0)
     x, weight = torch.randn(n, c, h, w), torch.randn(c * multiplier, 1, *kernel)
