@@ -105,7 +105,7 @@ def deepsparse(module: nn.Module, x: Tensor) -> Function | str:
             raise RuntimeError(f"{python} does not run deepsparse_worker.py: try it by hand")
         if not torch.allclose(torch.from_numpy(np.load(made)), module(x), rtol=1e-3, atol=1e-3):
             _stop(worker)
-            return "its result is wrong on this machine"
+            return "its result is another than torch's on this machine"
         return worker
 
     worker = _with_onnx(module, x, start)

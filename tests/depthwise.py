@@ -1,4 +1,4 @@
-"""The structs of the depthwise ops, for drivers that call kernels outside of Python."""
+"""The structs of the dense convolutions and pooling, for drivers that call kernels outside of Python."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def pool_calls() -> Iterator[Call]:
     for x, *where in SAMPLES["max_pool2d"](torch.float32, "cpu"):
         if not x.numel():
             continue
-        kernel, stride, padding, dilation = (*where[:2], *(where[2:4] or [(0, 0), (1, 1)]))
+        kernel, stride, padding, dilation, _ = where
         expected = reference.max_pool2d(x.double(), *where)
         sizes = (x.shape[0] * x.shape[1], *x.shape[2:], *kernel, *expected.shape[2:], *stride, *padding, *dilation)
         y = torch.full_like(expected, float("nan")).float()

@@ -332,7 +332,7 @@ def max_pool2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
         return
     for shape, *where in POOLS:
         yield tensor(*shape, dtype=dtype, device=device), *where
-    yield tensor(9, 8, 2, 3, dtype=dtype, device=device).permute(2, 3, 1, 0), (2, 2), (2, 2)
+    yield tensor(9, 8, 2, 3, dtype=dtype, device=device).permute(2, 3, 1, 0), (2, 2), (2, 2), (0, 0), (1, 1), False
 
 
 SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {

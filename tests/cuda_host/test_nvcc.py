@@ -52,7 +52,8 @@ BUDGETS = {
     "stem_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "sparse_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=12 << 10),
 }
-FLOAT32 = {"local_response_norm", "max_pool2d", "separable_conv2d", "stem_conv2d"}  # all that they take
+# The sources whose ops take nothing else.
+FLOAT32 = {"local_response_norm", "max_pool2d", "separable_conv2d", "stem_conv2d"}
 SHARED_MEMORY = {"sm_80": 164 << 10, "sm_90": 228 << 10, "sm_100": 228 << 10}  # bytes a multiprocessor has
 KERNEL = re.compile(
     r"Compiling entry function '(?P<symbol>\w+)' for '(?P<arch>\w+)'.*?"

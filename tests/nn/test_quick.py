@@ -23,7 +23,7 @@ POOLS = [
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=str)
-def test_max_pool2d_is_equals_torch(pool: nn.MaxPool2d) -> None:
+def test_max_pool2d_equals_torch(pool: nn.MaxPool2d) -> None:
     quick = QUICK[nn.MaxPool2d].from_module(pool)
     x = torch.randn(2, 5, 9, 11)
     x[0, 1, 4, 4], x[1, 2, 3:7, 3:7], x[1, 0, 5, 5] = torch.nan, -torch.inf, torch.inf

@@ -36,22 +36,26 @@ def test_any_shape(data: Any) -> None:
     padding = draw(paddings)
     pads = padding if len(padding) == 4 else (padding[0], *padding, padding[1])
     least = [(k - 1) * d + 1 - a - b for k, d, a, b in zip(kernel, dilation, pads[::2], pads[1::2], strict=True)]
-    h, w = (max(size, 1) + draw(st.integers(0, more)) for size, more in zip(least, (14, 40), strict=True))
+    h, w = (draw(st.integers(max(size, 1), max(size, 1) + 40)) for size in least)
     where = stride, padding, dilation
     torch.manual_seed(0)
     x, weight = torch.randn(n, c, h, w), torch.randn(c * multiplier, 1, *kernel)
-    x = x.contiguous(memory_format=draw(st.sampled_from(FORMATS)))
-    expected = reference.depthwise_conv2d(x.double(), weight.double(), None, *where)
+    memory_format = draw(st.sampled_from(FORMATS))
+    x = x.contiguous(memory_format=memory_format)
+    wide = x.double().requires_grad_(), weight.double().requires_grad_()
+    expected = reference.depthwise_conv2d(*wide, None, *where)
+    grad = torch.randn(expected.shape)
+    exact_x, exact_weight = torch.autograd.grad(
+        expected, wide, grad.double()
+    )  # at once: float64 takes most of the time
     _C.set_active_isa(draw(st.sampled_from(_C.available_isas())))
     try:
         got = depthwise_conv2d(x, weight, None, *where)
-        close(got, expected, kernel[0] * kernel[1])
-        grad = torch.randn_like(got)
-        grad_x = depthwise_conv2d_grad_x(grad, weight, x.shape[1:], *where)
-        close(grad_x, reference.depthwise_conv2d_grad_x(grad.double(), weight.double(), x.shape[1:], *where), 50)
+        close(got, expected.detach(), kernel[0] * kernel[1])
+        grad = grad.contiguous(memory_format=memory_format)
+        close(depthwise_conv2d_grad_x(grad, weight, x.shape[1:], *where), exact_x, 50)
         grad_weight = depthwise_conv2d_grad_weight(grad, x, kernel, *where)
-        exact = reference.depthwise_conv2d_grad_weight(grad.double(), x.double(), kernel, *where)
-        close(grad_weight, exact, n * grad.shape[2] * grad.shape[3])
+        close(grad_weight, exact_weight, n * grad.shape[2] * grad.shape[3])
     finally:
         _C.set_active_isa(before)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Pair = int | Sequence[int]
+from crest_ext.ops.depthwise_conv2d import Ints, pair
 
 
 def sparse_conv2d(
@@ -17,9 +17,9 @@ def sparse_conv2d(
     starts: Tensor,
     weight_shape: Sequence[int],
     bias: Tensor | None = None,
-    stride: Pair = 1,
-    padding: Pair = 0,
-    dilation: Pair = 1,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    dilation: Ints = 1,
     groups: int = 1,
     activation: str = "none",
 ) -> Tensor:
@@ -60,16 +60,12 @@ def sparse_conv2d(
         starts,
         weight_shape,
         bias,
-        _pair(stride),
-        _pair(padding),
-        _pair(dilation),
+        pair(stride),
+        pair(padding),
+        pair(dilation),
         groups,
         activation,
     )
-
-
-def _pair(value: Pair) -> Sequence[int]:
-    return (value, value) if isinstance(value, int) else value
 
 
 @torch.library.register_fake("crest::sparse_conv2d")
