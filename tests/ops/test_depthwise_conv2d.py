@@ -45,9 +45,8 @@ def test_any_shape(data: Any) -> None:
     wide = x.double().requires_grad_(), weight.double().requires_grad_()
     expected = reference.depthwise_conv2d(*wide, None, *where)
     grad = torch.randn(expected.shape)
-    exact_x, exact_weight = torch.autograd.grad(
-        expected, wide, grad.double()
-    )  # at once: float64 takes most of the time
+    # Both at once: float64 takes most of the time.
+    exact_x, exact_weight = torch.autograd.grad(expected, wide, grad.double())
     _C.set_active_isa(draw(st.sampled_from(_C.available_isas())))
     try:
         got = depthwise_conv2d(x, weight, None, *where)
