@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 from crest_ext import _C, __version__, cli, data, report, train
 from crest_ext.cli.demo import interleaved
-from crest_ext.container import load_file, save_file
+from crest_ext.container import load_file, safe_open, save_file
 from crest_ext.models import MODELS
 from crest_ext.rewrite import PackedLayer
 
@@ -131,6 +132,18 @@ def test_train_compress_eval_inspect(folder: Path) -> None:
     assert ip1["density"] == int(weight.count_nonzero()) / weight.numel() < 0.5
     assert ip1["bits_per_weight"] == 8 * ip1["bytes"] / weight.numel()
     assert (seen["elements"], seen["bytes"]) == (114_760, small["bytes"])
+
+
+def test_inspect_shared_bytes(tmp_path: Path) -> None:
+    """A tensor of zeros takes few of the bytes it shares with one of any values."""
+    file = tmp_path / "shared.crest"
+    save_file({"any": torch.randn(100), "zeros": torch.zeros(100)}, file)
+    with safe_open(file) as opened:
+        entry = opened.entry("zeros")
+        assert entry == dataclasses.replace(opened.entry("any"), name="zeros", start=100)
+    found = {t["name"]: t["bytes"] for t in ok("inspect", str(file))["tensors"]}
+    assert entry.length - 1 <= sum(found.values()) <= entry.length
+    assert found["zeros"] * 10 < found["any"]
 
 
 def test_bench(folder: Path) -> None:

@@ -40,6 +40,24 @@ struct Tally {
   uint64_t cost() const { return (uint64_t{8} << 16) + cost(codec::ones(code())); }
 };
 
+// The ones of word(0) to word(n - 1), by arithmetic that compilers make vectors of: not every processor has a popcount.
+template <class Word>
+uint64_t count_ones(size_t n, Word word) {
+  constexpr size_t kMost = 31;  // words whose ones are counted in bytes
+  uint64_t total = 0;
+  for (size_t begin = 0; begin < n; begin += kMost) {
+    uint64_t bytes = 0;
+    for (size_t j = begin; j < std::min(n, begin + kMost); ++j) {
+      uint64_t w = word(j);
+      w -= w >> 1 & 0x5555555555555555;
+      w = (w & 0x3333333333333333) + (w >> 2 & 0x3333333333333333);
+      bytes += (w + (w >> 4)) & 0x0f0f0f0f0f0f0f0f;
+    }
+    total += ((bytes & 0x00ff00ff00ff00ff) + (bytes >> 8 & 0x00ff00ff00ff00ff)) * 0x0001000100010001 >> 48;
+  }
+  return total;
+}
+
 // Rows, or columns, of about the same density, by Lloyd's algorithm with code length for a distance.
 Plane::Classes group(const Counts& kept, uint64_t each, size_t count) {
   std::vector<uint32_t> order(kept.size());
@@ -104,16 +122,16 @@ uint64_t find_lag(const Bits& bits, uint64_t columns) {
   const uint64_t n = std::min(bits.size, kSample);
   std::vector<uint64_t> words(n / 64 + 2);  // the first is 0
   for (uint64_t i = 0; i < n; ++i) words[i / 64 + 1] |= uint64_t{bits.data()[i]} << i % 64;
-  uint64_t total = 0;
-  for (uint64_t w : words) total += uint64_t(__builtin_popcountll(w));
+  const uint64_t total = count_ones(words.size(), [&](size_t j) { return words[j]; });
   uint64_t best = 0, least = ~uint64_t{0};
   for (uint64_t lag = 2; lag <= 64; ++lag) {
     const uint64_t distance = lag < 64 ? lag : columns;
     if (distance >= n) continue;
     uint64_t both = 0;
     if (lag < 64)
-      for (size_t j = 1; j < words.size(); ++j)
-        both += uint64_t(__builtin_popcountll(words[j] & (words[j] << lag | words[j - 1] >> (64 - lag))));
+      both = count_ones(words.size() - 1, [&, w = words.data()](size_t j) {
+        return w[j + 1] & (w[j + 1] << lag | w[j] >> (64 - lag));
+      });
     else
       for (uint64_t i = 0; i < n; ++i) both += bits.data()[i] & bits.data()[int64_t(i) - int64_t(columns)];
     // The first bits come after none, so there may be more ones after a 0 than zeros.
@@ -132,21 +150,16 @@ Plane Plane::fit(const Bits& bits, uint64_t columns) {
   const uint64_t rows = bits.size / columns;
   if (rows >= kFewest && columns >= kFewest) {
     Counts by_row(rows), by_column(columns);
-    for (uint64_t r = 0; r < rows; ++r)
-      for (uint64_t c = 0; c < columns; ++c) {
-        by_row[r] += bits.data()[r * columns + c];
-        by_column[c] += bits.data()[r * columns + c];
-      }
+    for (uint64_t r = 0; r < rows; ++r) {
+      const uint8_t* b = bits.data() + r * columns;
+      by_row[r] = std::accumulate(b, b + columns, uint64_t{0});
+      for (uint64_t c = 0; c < columns; ++c) by_column[c] += b[c];
+    }
     full.row_ = classify(by_row, columns);
     full.column_ = classify(by_column, rows);
   }
   full.lag_ = find_lag(bits, columns);
-  std::vector<Tally> tally(kMaxContexts);
-  for (uint64_t r = 0; r < rows; ++r)
-    for (uint64_t c = 0; c < columns; ++c) {
-      const uint8_t* b = bits.data() + r * columns + c;
-      tally[context(full.row_[r], full.column_[c], b[-int64_t(full.lag_)] & (full.lag_ > 0), b[-1])] += {1, *b};
-    }
+  const Counts counts = full.tally(bits.data());
   // Leave out what does not pay for itself.
   Plane best;
   uint64_t least = ~uint64_t{0};
@@ -160,7 +173,7 @@ Plane Plane::fit(const Bits& bits, uint64_t columns) {
     if (p.row_.count * p.column_.count == 1) p.columns_ = p.size_;
     for (int i = 0; i < kMaxContexts; ++i)
       merged[context(parts & 1 ? i / 32 : 0, parts & 2 ? i / 4 % 8 : 0, parts & 4 ? i / 2 % 2 : 0,
-                     parts & 8 ? i % 2 : 0)] += tally[i];
+                     parts & 8 ? i % 2 : 0)] += {counts[2 * i] + counts[2 * i + 1], counts[2 * i + 1]};
     uint64_t cost = 0;
     for (const Classes& c : {p.row_, p.column_}) cost += c.count > 1 ? c.alphabet.cost(histogram(c)) : 0;
     p.codes_.clear();
@@ -178,6 +191,24 @@ Plane Plane::fit(const Bits& bits, uint64_t columns) {
   }
   best.spread();
   return best;
+}
+
+// Zeros and ones in each context. Neighbours are counted apart: most are alike, and one sum would wait for another.
+Counts Plane::tally(const uint8_t* bits) const {
+  constexpr size_t kApart = 4, kPart = 2 * kMaxContexts;
+  const uint64_t lag = lag_ ? lag_ : margin(0), lagged = lag_ > 0;
+  const Bytes column = column_contexts();
+  Counts counts(kApart * kPart);
+  for (uint64_t r = 0; r < size_ / columns_; ++r) {
+    const uint8_t* b = bits + r * columns_;
+    uint64_t* row = counts.data() + 2 * context(row_[r], 0, 0, 0);
+    for (uint64_t c = 0; c < columns_; ++c) {
+      const uint64_t at = (column.empty() ? 0 : column[c]) + (b[c - lag] & lagged) * 2 + b[c - 1];
+      ++row[c % kApart * kPart + 2 * at + b[c]];
+    }
+  }
+  for (size_t i = kPart; i < counts.size(); ++i) counts[i % kPart] += counts[i];
+  return counts;
 }
 
 // Probabilities of all contexts from those that are stored.
@@ -234,15 +265,34 @@ Plane Plane::read(Source& in, uint64_t n, const char* what) {
 
 void Plane::put(Encoder& out, int lanes, const Bits& bits) const {
   out.reserve(size_ + row_.of.size() + column_.of.size());
-  for (uint64_t r = size_ / columns_; r-- > 0;)
-    for (uint64_t c = columns_; c-- > 0;) {
-      const uint8_t* b = bits.data() + r * columns_ + c;
-      const int at = context(row_[r], column_[c], b[-int64_t(lag_)] & (lag_ > 0), b[-1]);
-      out.put_bit(int(c % lanes), ones_[at], *b);
-    }
+  lanes == 1 ? put_bits<1>(out, bits.data()) : put_bits<kMaxLanes>(out, bits.data());
   for (const Classes* c : {&column_, &row_})
     if (c->count > 1)
       for (size_t i = c->of.size(); i-- > 0;) c->alphabet.put(out, int(i % lanes), c->of[i]);
+}
+
+template <int lanes>
+void Plane::put_bits(Encoder& out, const uint8_t* bits) const {
+  const uint64_t lag = lag_ ? lag_ : margin(0);  // without one, any bit that is there
+  const Bytes column = column_contexts();
+  for (uint64_t r = size_ / columns_; r-- > 0;) {
+    const uint16_t* row = ones_.data() + context(row_[r], 0, 0, 0);
+    const uint8_t* b = bits + r * columns_;
+    const auto freq = [&](uint64_t c) __attribute__((always_inline)) { return row[b[c - lag] * 2 + b[c - 1]]; };
+    if (column.empty())
+      out.put_bits<lanes>(columns_, b, freq);
+    else
+      out.put_bits<lanes>(columns_, b, [&](uint64_t c) __attribute__((always_inline)) {
+        return row[column[c] + b[c - lag] * 2 + b[c - 1]];
+      });
+  }
+}
+
+// Of each column, what it adds to the number of a context; empty if that is nothing.
+Bytes Plane::column_contexts() const {
+  Bytes column(column_.count > 1 ? columns_ : 0);
+  for (size_t c = 0; c < column.size(); ++c) column[c] = uint8_t(context(0, column_[c], 0, 0));
+  return column;
 }
 
 Bits Plane::take(Decoder& in, int lanes) {
@@ -269,8 +319,7 @@ void Plane::take_bits(Decoder& shared, uint8_t* bits) const {
     pairs[i] = ones_[i];
     pairs[i + 1] = ones_[i] ^ ones_[i + 1];
   }
-  Bytes column(column_.count > 1 ? columns_ : 0);
-  for (size_t c = 0; c < column.size(); ++c) column[c] = uint8_t(context(0, column_[c], 0, 0));
+  const Bytes column = column_contexts();
   const auto turns = std::make_integer_sequence<int, lanes>();
   if (codes_.size() == 1) {  // without contexts no bit has to wait for another
     const auto step = [&](int lane, uint64_t i)

@@ -49,6 +49,10 @@ class Plane {
  private:
   void spread();
   int contexts() const { return row_.count * column_.count << (lag_ > 0) << left_; }
+  Bytes column_contexts() const;
+  Counts tally(const uint8_t* bits) const;
+  template <int lanes>
+  void put_bits(Encoder& out, const uint8_t* bits) const;
   template <int lanes>
   void take_bits(Decoder& in, uint8_t* bits) const;
 

@@ -2,6 +2,7 @@
 // Range asymmetric numeral systems: an interval of `freq` of the 4096 slots costs log2(4096 / freq) bits. What is put
 // last comes out first. Up to four states take turns, so that one's arithmetic overlaps the next one's.
 // Source: Duda, "Asymmetric numeral systems", 2013, arXiv:1311.2540.
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -33,10 +34,26 @@ class Encoder {
     state_[lane] = (x / freq << kSlotBits) + x % freq + start;
   }
 
-  // A bit that is 1 in `freq` of the slots.
-  void put_bit(int lane, uint32_t freq, bool bit) {
-    const uint32_t other = kSlots - freq;
-    put(lane, bit ? freq : other, bit ? 0 : freq);
+  // Bits n - 1 to 0 of a row, the lanes in turn; freq(i) slots are those of a 1. States are kept in registers.
+  template <int lanes, class Freq>
+  void put_bits(uint64_t n, const uint8_t* bits, Freq freq) {
+    std::array<uint32_t, lanes> state;
+    std::copy_n(state_.begin(), lanes, state.begin());
+    uint16_t* to = words_.data() + count_;
+    const auto step = [&](int lane, uint64_t i) __attribute__((always_inline)) {
+      const uint32_t one = freq(i), other = kSlots - one, all = 0 - uint32_t{bits[i]};
+      const uint32_t size = other ^ ((one ^ other) & all), start = one & ~all;
+      uint32_t x = state[lane];
+      *to = uint16_t(x);
+      const bool due = x >= uint64_t{size} << (32 - kSlotBits);
+      to += due;
+      x >>= 16 * due;
+      state[lane] = (x / size << kSlotBits) + x % size + start;
+    };
+    for (; n % lanes; --n) step(int((n - 1) % lanes), n - 1);
+    for (; n; n -= lanes) backwards(step, n, std::make_integer_sequence<int, lanes>());
+    std::copy_n(state.begin(), lanes, state_.begin());
+    count_ = uint64_t(to - words_.data());
   }
 
   void finish(int lanes, Bytes& out) {
@@ -50,6 +67,11 @@ class Encoder {
   }
 
  private:
+  template <class Step, int... k>
+  [[gnu::always_inline]] static void backwards(Step step, uint64_t n, std::integer_sequence<int, k...>) {
+    (step(int(sizeof...(k)) - 1 - k, n - 1 - k), ...);
+  }
+
   std::array<uint32_t, kMaxLanes> state_;
   std::vector<uint16_t> words_;  // little-endian, as the machine
   uint64_t count_ = 0;           // of words

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from crest_ext import __version__, report, train
 from crest_ext.cli.common import (
     DataName,
+    File,
     Json,
     ModelName,
     Out,
@@ -29,9 +30,9 @@ from crest_ext.cli.common import (
 from crest_ext.cli.convert import convert
 from crest_ext.cli.demo import demo
 from crest_ext.cli.doctor import doctor
+from crest_ext.cli.inspect import inspect
 from crest_ext.cli.search import search
 from crest_ext.container import load_model, safe_open, save_model
-from crest_ext.container.index import CODECS
 from crest_ext.data import Dataset
 from crest_ext.rewrite import pack
 
@@ -44,8 +45,8 @@ app = typer.Typer(
 app.command()(user_errors(convert))
 app.command()(user_errors(demo))
 app.command()(user_errors(doctor))
+app.command()(user_errors(inspect))
 app.command()(user_errors(search))
-File = Annotated[Path, typer.Argument(help="A .crest file.")]
 
 
 def _run(
@@ -164,21 +165,3 @@ def bench(
         str(file), len(batch), torch.get_num_threads(), found.layers, found.dense, found.packed, found.reason
     )
     report.show(measured, as_json)
-
-
-@app.command()
-@user_errors
-def inspect(file: File, as_json: Json = False) -> None:
-    """The tensors of a file: dtype, shape, density, codec, bytes."""
-    rows, elements, kept = [], 0, 0
-    with safe_open(file) as opened:
-        for name in opened.keys():  # noqa: SIM118 (not a dict)
-            entry, nonzero = opened.entry(name), int(opened.get_tensor(name).count_nonzero())
-            dtype = str(entry.dtype).removeprefix("torch.")
-            n = max(entry.numel, 1)
-            row = (name, dtype, entry.shape, nonzero / n, CODECS[entry.codec], entry.length, 8 * entry.length / n)
-            rows.append(report.TensorReport(*row))
-            elements, kept = elements + entry.numel, kept + nonzero
-        metadata = opened.metadata()
-    size, n = file.stat().st_size, max(elements, 1)
-    report.show(report.InspectReport(str(file), size, metadata, tuple(rows), elements, kept / n, 8 * size / n), as_json)

@@ -22,6 +22,7 @@ from crest_ext.models import MODELS, create_model
 
 P = ParamSpec("P")
 
+File = Annotated[Path, typer.Argument(help="A .crest file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else there.")]
 Seed = Annotated[int, typer.Option(help="Of the weights, the batches and the mask updates.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Default: torch's. One is enough for a LeNet.")]

@@ -78,9 +78,8 @@ class Entry:
 
     @property
     def length(self) -> int:
-        """Bytes in the file; of a shared stream, this tensor's share by elements."""
-        total = sum(stream.numel for stream in self.streams)
-        return sum(stream.length for stream in self.streams) * self.numel // max(total, 1)
+        """Bytes of its streams in the file; others may share them."""
+        return sum(stream.length for stream in self.streams)
 
 
 @dataclass(frozen=True)
