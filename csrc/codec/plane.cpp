@@ -129,9 +129,8 @@ uint64_t find_lag(const Bits& bits, uint64_t columns) {
     if (distance >= n) continue;
     uint64_t both = 0;
     if (lag < 64)
-      both = count_ones(words.size() - 1, [&, w = words.data()](size_t j) {
-        return w[j + 1] & (w[j + 1] << lag | w[j] >> (64 - lag));
-      });
+      both = count_ones(words.size() - 1,
+                        [&, w = words.data()](size_t j) { return w[j + 1] & (w[j + 1] << lag | w[j] >> (64 - lag)); });
     else
       for (uint64_t i = 0; i < n; ++i) both += bits.data()[i] & bits.data()[int64_t(i) - int64_t(columns)];
     // The first bits come after none, so there may be more ones after a 0 than zeros.

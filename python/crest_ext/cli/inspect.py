@@ -32,4 +32,6 @@ def inspect(file: File, as_json: Json = False) -> None:
         rows.append(report.TensorReport(*row))
     numel, all_kept = sum(entry.numel for entry, _, _ in tensors), sum(kept for _, kept, _ in tensors)
     size, n = file.stat().st_size, max(numel, 1)
-    report.show(report.InspectReport(str(file), size, metadata, tuple(rows), numel, all_kept / n, 8 * size / n), as_json)
+    report.show(
+        report.InspectReport(str(file), size, metadata, tuple(rows), numel, all_kept / n, 8 * size / n), as_json
+    )
