@@ -22,6 +22,7 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def(
       "max_pool2d(Tensor x, int[2] kernel_size, int[2] stride, int[2] padding=0, int[2] dilation=1, "
       "bool ceil_mode=False) -> Tensor");
+  m.def("packed_sequential(Tensor x, Tensor[] tensors, int[] steps) -> Tensor");
   m.def("prune_splice_(Tensor weight, Tensor(a!) mask, float low, float high) -> ()");
   m.def(
       "separable_conv2d(Tensor x, Tensor depthwise, Tensor pointwise, int out_channels, Tensor? depthwise_bias=None, "

@@ -6,6 +6,7 @@
 #include "aten.h"
 #include "conv_host.h"
 #include "cuda_device.h"
+#include "inference.h"
 #include "scratch.h"
 
 namespace crest {
@@ -21,7 +22,10 @@ int64_t windows(int64_t size, int64_t pad, int64_t reach, int64_t stride, bool c
   return (count - 1) * stride >= size + pad ? count - 1 : count;
 }
 
-template <auto run>
+void run(const MaxPool2d& a, const Tensor& y);  // where it is
+
+}  // namespace
+
 Tensor max_pool2d(const Tensor& x, const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation,
                   bool ceil_mode) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
@@ -48,6 +52,8 @@ Tensor max_pool2d(const Tensor& x, const Ints& kernel, const Ints& stride, const
   return y;
 }
 
+namespace {
+
 void on_cpu(const MaxPool2d& a, const Tensor&) {
   const auto kernel = CREST_KERNEL(max_pool2d);
   torch::stable::parallel_for(0, a.planes, 1 + (1 << 15) / (a.out_h * (a.w + a.out_w)),
@@ -57,12 +63,17 @@ void on_cpu(const MaxPool2d& a, const Tensor&) {
                               });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&max_pool2d<on_cpu>)); }
+void run(const MaxPool2d& a, const Tensor& y) {
+#ifdef CREST_CUDA
+  if (y.is_cuda()) return cuda::max_pool2d(a, CudaDevice(y).stream());
+#endif
+  on_cpu(a, y);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&max_pool2d)); }
 
 #ifdef CREST_CUDA
-void on_cuda(const MaxPool2d& a, const Tensor& y) { cuda::max_pool2d(a, CudaDevice(y).stream()); }
-
-STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&max_pool2d<on_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&max_pool2d)); }
 #endif
 
 }  // namespace

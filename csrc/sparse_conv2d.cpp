@@ -10,15 +10,14 @@
 #include "aten.h"
 #include "check.h"
 #include "cuda_device.h"
+#include "inference.h"
 #include "scratch.h"
 #include "sparse_conv2d_work.h"
-#include "text.h"
 
 namespace crest {
 namespace {
 
 constexpr const char* op = "sparse_conv2d";
-using Ints = std::vector<int64_t>;
 
 void check_vector(const char* arg, const Tensor& t, const Tensor& x, int64_t size) {
   CREST_CHECK(t.dim() == 1, op, ": ", arg, " must have 1 dimension, got ", Shape{t});
@@ -32,8 +31,11 @@ void check_list(const char* arg, const Ints& list, size_t size, int64_t least) {
   CREST_CHECK(lowest >= least, op, ": ", arg, " must be at least ", least, ", got ", lowest);
 }
 
+void run(const SparseConv2d& a, const Tensor& x);  // where it is
+
+}  // namespace
+
 // What the index tensors hold is not checked here, at each call, but once by crest_ext.PackedSparseConv2d.check.
-template <auto run>
 Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& starts,
                      const Ints& weight_shape, const std::optional<Tensor>& bias, const Ints& stride,
                      const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation) {
@@ -85,6 +87,8 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& column
   run(a, in);
   return y;
 }
+
+namespace {
 
 // Planes of as many images as stay in the second level of cache, and no less than one. One, if its sums can go to y and
 // its planes are not much more than its numbers.
@@ -138,12 +142,17 @@ void on_cpu(SparseConv2d a, const Tensor&) {
   }
 }
 
-STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&sparse_conv2d<on_cpu>)); }
+void run(const SparseConv2d& a, const Tensor& x) {
+#ifdef CREST_CUDA
+  if (x.is_cuda()) return cuda::sparse_conv2d(a, CudaDevice(x).stream());
+#endif
+  on_cpu(a, x);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&sparse_conv2d)); }
 
 #ifdef CREST_CUDA
-void on_cuda(const SparseConv2d& args, const Tensor& x) { cuda::sparse_conv2d(args, CudaDevice(x).stream()); }
-
-STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&sparse_conv2d<on_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&sparse_conv2d)); }
 #endif
 
 }  // namespace

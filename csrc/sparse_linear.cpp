@@ -9,8 +9,8 @@
 #include "aten.h"
 #include "check.h"
 #include "cuda_device.h"
+#include "inference.h"
 #include "scratch.h"
-#include "text.h"
 
 namespace crest {
 namespace {
@@ -34,8 +34,11 @@ void check_packed(const char* arg, const Tensor& t, const Tensor& x, ScalarType 
   check_same_device(op, arg, t, "x", x);
 }
 
+void run(const SparseLinear& a, const Tensor& x, int64_t steps);  // where it is
+
+}  // namespace
+
 // What the index tensors hold is not checked here, at each call, but once by crest_ext.PackedSparse.check.
-template <auto run>
 Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& rows,
                      const Tensor& steps, const Tensor& slices, int64_t m, int64_t k, const std::optional<Tensor>& bias,
                      const Text& activation) {
@@ -76,6 +79,8 @@ Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& column
   return y;
 }
 
+namespace {
+
 void on_cpu(const SparseLinear& args, const Tensor&, int64_t steps) {
   const int64_t grain = 1 + (1 << 12) / args.n;
   if (args.n <= few_rows_of_x) {
@@ -95,12 +100,17 @@ void on_cpu(const SparseLinear& args, const Tensor&, int64_t steps) {
   torch::stable::parallel_for(0, steps + 1, grain, [&](int64_t begin, int64_t end) { kernel(args, p, begin, end); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&sparse_linear<on_cpu>)); }
+void run(const SparseLinear& a, const Tensor& x, int64_t steps) {
+#ifdef CREST_CUDA
+  if (x.is_cuda()) return cuda::sparse_linear(a, CudaDevice(x).stream());
+#endif
+  on_cpu(a, x, steps);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&sparse_linear)); }
 
 #ifdef CREST_CUDA
-void on_cuda(const SparseLinear& args, const Tensor& x, int64_t) { cuda::sparse_linear(args, CudaDevice(x).stream()); }
-
-STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&sparse_linear<on_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&sparse_linear)); }
 #endif
 
 }  // namespace

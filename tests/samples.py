@@ -335,6 +335,20 @@ def max_pool2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
     yield tensor(9, 8, 2, 3, dtype=dtype, device=device).permute(2, 3, 1, 0), (2, 2), (2, 2), (0, 0), (1, 1), False
 
 
+def packed_sequential(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    if dtype != torch.float32:
+        return
+    x, kernels = (tensor(*shape, dtype=dtype, device=device) for shape in ((2, 4, 9, 8), (6, 2, 3, 2)))
+    weight, *biases = (tensor(*shape, dtype=dtype, device=device) for shape in ((5, 120), (6,), (5,)))
+    conv = pack_sparse_conv2d(kernels * some(6, 2, 3, 2, device=device))
+    linear = pack_sparse(weight * some(5, 120, device=device))
+    steps = [4, *conv.weight_shape, 1, 2, 1, 1, 1, 1, 2, 1, 0, 2, 3, 2, 2, 1, 1, 0, 1, 1, 0]
+    yield x, [*conv[:3], biases[0]], [*steps, 0]
+    yield x, [*conv[:3], biases[0], *linear[:5]], [*steps, 1, 1, -1, 3, 5, 120, 0, 1]
+    yield x[:0], [*conv[:3], biases[0], *linear[:5], biases[1]], [*steps, 1, -3, -1, 3, 5, 120, 1, 0]
+    yield x, [], [1, 2, 3]
+
+
 SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
     f.__name__: f
     for f in (
@@ -349,6 +363,7 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         masked_linear_grad_x,
         masked_linear_grad_weight,
         max_pool2d,
+        packed_sequential,
         prune_splice_,
         separable_conv2d,
         sgd_prune_splice_,
@@ -371,6 +386,7 @@ LONGEST_SUM = {
     "masked_linear": 40,
     "masked_linear_grad_x": 40,
     "masked_linear_grad_weight": 40,
+    "packed_sequential": 100,
     "separable_conv2d": 160,
     "singular_value_threshold": 400,  # and their eigenvectors
     "sparse_group_soft_threshold_": 100,
@@ -381,4 +397,4 @@ LONGEST_SUM = {
 
 # Without a gradient, though they write nothing.
 INFERENCE = {"local_response_norm", "max_pool2d", "separable_conv2d", "singular_value_threshold"}
-INFERENCE |= {"sparse_linear", "sparse_conv2d", "stem_conv2d"}
+INFERENCE |= {"packed_sequential", "sparse_linear", "sparse_conv2d", "stem_conv2d"}

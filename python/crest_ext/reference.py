@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,43 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
 
 def max_pool2d(x: Tensor, *args: Any) -> Tensor:
     return F.max_pool2d(x, *args)
+
+
+RELU, FLATTEN, MAX_POOL2D, SPARSE_LINEAR, SPARSE_CONV2D = range(5)  # as csrc/packed_sequential.cpp reads them
+
+
+def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int], ops: Any = None) -> Tensor:
+    """By calls of `ops`, which has functions of these names; here, the references."""
+    if ops is None:
+        ops, tensors = sys.modules[__name__], [t.to(x.dtype) if t.is_floating_point() else t for t in tensors]
+    rest, numbers = iter(tensors), iter(steps)
+
+    def take(count: int) -> list[int]:
+        return [next(numbers) for _ in range(count)]
+
+    def packed(count: int) -> list[Tensor]:
+        return [next(rest) for _ in range(count)]
+
+    def bias() -> Tensor | None:
+        return next(rest) if next(numbers) else None
+
+    def activation() -> str:
+        return "relu" if next(numbers) else "none"
+
+    for kind in numbers:
+        if kind == RELU:
+            x = x.relu()
+        elif kind == FLATTEN:
+            x = x.flatten(*take(2))
+        elif kind == MAX_POOL2D:
+            x = ops.max_pool2d(x, *(take(2) for _ in range(4)), bool(next(numbers)))
+        elif kind == SPARSE_LINEAR:
+            size = take(2)
+            x = ops.sparse_linear(x, *packed(5), *size, bias(), activation())
+        else:
+            shape, *where, groups = take(4), take(2), take(2), take(2), next(numbers)
+            x = ops.sparse_conv2d(x, *packed(3), shape, bias(), *where, groups, activation())
+    return x
 
 
 def masked_linear(

@@ -3,6 +3,7 @@
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.lowered import LoweredConv2d
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
+from crest_ext.nn.packed_sequential import PackedSequential
 from crest_ext.nn.pad import SamePad2d
 from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
@@ -15,6 +16,7 @@ __all__ = [
     "Masked",
     "MaskedConv2d",
     "MaskedLinear",
+    "PackedSequential",
     "SamePad2d",
     "SeparableConv2d",
     "SparseConv2d",

@@ -18,6 +18,7 @@ from crest_ext.ops.pack_separable_conv2d import (
 )
 from crest_ext.ops.pack_sparse import PackedSparse, pack_sparse, unpack_sparse
 from crest_ext.ops.pack_sparse_conv2d import PackedSparseConv2d, pack_sparse_conv2d, unpack_sparse_conv2d
+from crest_ext.ops.packed_sequential import packed_sequential
 from crest_ext.ops.prune_splice import prune_splice_
 from crest_ext.ops.separable_conv2d import separable_conv2d
 from crest_ext.ops.sgd_prune_splice import sgd_prune_splice_
@@ -45,6 +46,7 @@ __all__ = [
     "pack_separable_conv2d",
     "pack_sparse",
     "pack_sparse_conv2d",
+    "packed_sequential",
     "prune_splice_",
     "separable_conv2d",
     "sgd_prune_splice_",

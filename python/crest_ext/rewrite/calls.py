@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,21 @@ def followers(model: nn.Module, calls: dict[str, Call]) -> dict[str, str]:
         if once and a and b and b.x is a.out and not has_hooks(second):
             pairs[one] = two
     return pairs
+
+
+def before_in_row(name: str, modules: Mapping[str, nn.Module], calls: Mapping[str, Call]) -> tuple[str, str]:
+    """The Linear or Conv2d whose result a module gets, "" if none, and what is in between: "relu" or "none"."""
+    before, activation = _before(name, calls), "none"
+    if before and type(modules[before]) is nn.ReLU:
+        before, activation = _before(before, calls), "relu"
+    return (before, activation) if before and isinstance(modules[before], (nn.Linear, nn.Conv2d)) else ("", "none")
+
+
+def _before(name: str, calls: Mapping[str, Call]) -> str:
+    """The module whose result is what another gets."""
+    if name not in calls:
+        return ""
+    return next((other for other, call in calls.items() if call.out is calls[name].x and other != name), "")
 
 
 def _in_sequentials(modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -14,16 +15,18 @@ from crest_ext.rewrite.calls import Tracer, has_hooks
 Model = TypeVar("Model", bound=nn.Module)
 RELU, POOL = (nn.ReLU, ("inplace",)), ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 # A function, or the name of a tensor's method; the module that does the same, and its arguments in order.
-MODULES: dict[Callable[..., Any] | str, tuple[type[nn.Module], tuple[str, ...]]] = {
+MODULES: dict[Callable[..., Any] | str, tuple[Callable[..., nn.Module], tuple[str, ...]]] = {
     **dict.fromkeys((F.relu, torch.relu, "relu"), RELU),
     F.relu6: (nn.ReLU6, ("inplace",)),
     **dict.fromkeys((F.max_pool2d, torch.max_pool2d), (nn.MaxPool2d, POOL)),
     F.local_response_norm: (nn.LocalResponseNorm, ("size", "alpha", "beta", "k")),
+    # The module's first dimension is 1 if it is not given, the function's is 0.
+    **dict.fromkeys((torch.flatten, "flatten"), (partial(nn.Flatten, start_dim=0), ("start_dim", "end_dim"))),
 }
 
 
 def to_modules(model: Model, args: tuple[Any, ...]) -> Model | fx.GraphModule:
-    """The model with modules in place of calls of relu, relu6, max_pool2d and local_response_norm.
+    """The model with modules in place of calls of relu, relu6, max_pool2d, local_response_norm and flatten.
 
     A torch.fx.GraphModule on the same submodules, under their names. The model itself where it has no such calls, where
     torch.fx cannot trace it, or where what was traced does not give the same for `args`.

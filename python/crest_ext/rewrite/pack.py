@@ -14,12 +14,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.layers import layers
+from crest_ext.nn.packed_sequential import PackedSequential
 from crest_ext.nn.quick import QUICK
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
-from crest_ext.rewrite.calls import Call, followers, has_hooks, record
+from crest_ext.rewrite.calls import Call, before_in_row, followers, has_hooks, record
 from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
 from crest_ext.rewrite.chains import Chain, Stem, chains, stem
 from crest_ext.rewrite.functions import to_modules, without_identities
+from crest_ext.rewrite.in_one_call import in_one_call
 from crest_ext.rewrite.materialize import materialize
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -82,10 +84,11 @@ def pack(
     threads: torch's kernel in turns with the sparse one, or of a depthwise convolution with `depthwise_conv2d`. A
     BatchNorm2d that follows a convolution is folded into it, and a ReLU module that follows a layer on our kernels is
     fused, a ReLU6 behind a depthwise one: next in the same nn.Sequential, or found by torch.fx where it can trace the
-    model, a module without modules being one step. There calls of relu, relu6, max_pool2d and local_response_norm count
-    as modules; the last two are computed in a faster way where it is one here. A depthwise convolution and a pointwise
-    one behind it become one `nn.SeparableConv2d` where that is faster than the two as they were chosen.
-    A convolution of an image becomes one `nn.StemConv2d` with its padding and activation where that is faster.
+    model, a module without modules being one step. There calls of relu, relu6, flatten, max_pool2d and
+    local_response_norm count as modules; the last two are computed in a faster way where it is one here. A
+    depthwise convolution and a pointwise one behind it become one `nn.SeparableConv2d` where that is faster than the
+    two as they were chosen. A convolution of an image becomes one `nn.StemConv2d` with its padding and activation where
+    that is faster. Sparse layers in a row, with what is between them, become one call: an `nn.PackedSequential`.
     Behind a layer that stays dense, a ReLU works in place. Masked layers that stay dense become plain ones with
     exact zeros, as `materialize` makes them. At last the whole is measured against the materialised model, and if
     it is not faster, the materialised model is what comes back. So a packed model is for inputs of about the
@@ -120,6 +123,7 @@ def pack(
             for name in dict.fromkeys((*calls, *modules))  # in the order of the calls
             if name in whys
         }
+        chosen |= _choose_in_rows(modules, calls, chosen, dtype)
         free = [name for name, call in calls.items() if name in whys and not _unfit(modules[name], whys[name], call)]
         fused = _choose_chains(list(chains(modules, follow, free)), modules, calls, chosen, dtype)
     for chain, pair in fused.items():
@@ -143,7 +147,7 @@ def pack(
             if activation != "none":
                 packed.set_submodule(after, nn.Identity())
                 chosen[name] = replace(layer, kernel=f"{layer.kernel}, {activation}")
-    packed = without_identities(packed)
+    packed = in_one_call(without_identities(packed))
     seconds, faster, reason = (0.0, 0.0), False, "no layer is faster packed"
     if any(layer.kernel != "dense" for layer in chosen.values()):
         with torch.inference_mode():
@@ -196,6 +200,29 @@ def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dty
     if times[1] >= times[0]:
         return PackedLayer(name, rows, density, "dense", *times, "measured no slower")
     return PackedLayer(name, rows, density, kernel, *times, f"measured {times[0] / times[1]:.1f} times as fast")
+
+
+def _choose_in_rows(
+    modules: dict[str, nn.Module], calls: dict[str, Call], chosen: dict[str, PackedLayer], dtype: torch.dtype
+) -> dict[str, PackedLayer]:
+    """Layers that are no faster sparse by themselves, for a call takes as long, but in one call with the one before."""
+    faster: dict[str, PackedLayer] = {}
+    for name, layer in chosen.items():
+        before, activation = before_in_row(name, modules, calls)
+        could = layer.kernel == "dense" and layer.sparse and isinstance(modules[name], (nn.Linear, nn.Conv2d))
+        if not could or _is_depthwise(modules[name]) or before not in chosen:
+            continue
+        if (faster.get(before) or chosen[before]).kernel != "sparse":
+            continue
+        first = _made(modules[before], "sparse", dtype, activation)
+        apart = nn.Sequential(first, modules[name])
+        whole = PackedSequential({"0": first, "1": _made(modules[name], "sparse", dtype, "none")})
+        x = calls[before].x
+        times = _medians(lambda: apart(x), lambda: whole(x))  # noqa: B023 (called here)
+        if times[1] < times[0]:
+            reason = f"measured {times[0] / times[1]:.1f} times as fast in one call with {before}"
+            faster[name] = replace(layer, kernel="sparse", reason=reason)
+    return faster
 
 
 def _unfit(layer: nn.Module, why: str | None, call: Call | None) -> str | None:

@@ -1,0 +1,94 @@
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "aten.h"
+#include "inference.h"
+
+namespace crest {
+namespace {
+
+constexpr const char* op = "packed_sequential";
+
+// The tensors and numbers of the layers, each taken once and in order.
+class Steps {
+ public:
+  Steps(const std::vector<Tensor>& tensors, const Ints& numbers) : tensors_(tensors), numbers_(numbers) {}
+
+  bool left() const { return number_ < numbers_.size(); }
+  int64_t number() {
+    CREST_CHECK(left(), op, ": steps must end with a layer, got ", numbers_.size(), " numbers, which is within one");
+    return numbers_[number_++];
+  }
+  Ints numbers(int count) {
+    Ints list;
+    while (count--) list.push_back(number());
+    return list;
+  }
+  const Tensor& tensor() {
+    CREST_CHECK(tensor_ < tensors_.size(), op, ": tensors must be as many as steps take, got ", tensors_.size());
+    return tensors_[tensor_++];
+  }
+  std::optional<Tensor> bias() { return number() ? std::optional<Tensor>(tensor()) : std::nullopt; }
+  Text activation() { return number() ? "relu" : "none"; }
+  void finish() const {
+    CREST_CHECK(tensor_ == tensors_.size(), op, ": tensors must be as many as steps take, ", tensor_, ", got ",
+                tensors_.size());
+  }
+
+ private:
+  const std::vector<Tensor>& tensors_;
+  const Ints& numbers_;
+  size_t tensor_ = 0, number_ = 0;
+};
+
+// The numbers of a layer: crest_ext/ops/packed_sequential.py writes them.
+Tensor layer(const Tensor& x, Steps& steps) {
+  switch (const int64_t kind = steps.number()) {
+    case 0: return aten::relu(x);
+    case 1: {
+      const Ints dims = steps.numbers(2);
+      return torch::stable::flatten(x, dims[0], dims[1]);
+    }
+    case 2: {
+      const Ints window = steps.numbers(9);
+      const auto two = [&](int at) { return Ints(window.begin() + at, window.begin() + at + 2); };
+      return max_pool2d(x, two(0), two(2), two(4), two(6), window[8]);
+    }
+    case 3: {
+      const Ints size = steps.numbers(2);
+      const Tensor &values = steps.tensor(), &columns = steps.tensor(), &rows = steps.tensor(), &ends = steps.tensor(),
+                   &slices = steps.tensor();
+      const auto bias = steps.bias();
+      return sparse_linear(x, values, columns, rows, ends, slices, size[0], size[1], bias, steps.activation());
+    }
+    case 4: {
+      const Ints shape = steps.numbers(4), stride = steps.numbers(2), padding = steps.numbers(2),
+                 dilation = steps.numbers(2);
+      const int64_t groups = steps.number();
+      const Tensor &values = steps.tensor(), &columns = steps.tensor(), &starts = steps.tensor();
+      const auto bias = steps.bias();
+      return sparse_conv2d(x, values, columns, starts, shape, bias, stride, padding, dilation, groups,
+                           steps.activation());
+    }
+    default: fail(op, ": steps must begin a layer with a kind from 0 to 4, got ", kind);
+  }
+}
+
+Tensor packed_sequential(const Tensor& x, const std::vector<Tensor>& tensors, const Ints& numbers) {
+  CREST_CHECK(!numbers.empty(), op, ": steps must have a layer, got none");
+  Steps steps(tensors, numbers);
+  Tensor y = layer(x, steps);
+  while (steps.left()) y = layer(y, steps);
+  steps.finish();
+  // A result is memory of its own, which nothing but flattening would not be.
+  return y.const_data_ptr() == x.const_data_ptr() ? torch::stable::clone(y) : y;
+}
+
+STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&packed_sequential)); }
+
+#ifdef CREST_CUDA
+STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&packed_sequential)); }
+#endif
+
+}  // namespace
+}  // namespace crest

@@ -1,0 +1,71 @@
+"""Packed layers in a row become one call: the part of `pack` that saves what lies between them."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import fx, nn
+
+from crest_ext.nn.packed_sequential import STEPS, PackedSequential
+from crest_ext.rewrite.calls import has_hooks
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def in_one_call(model: Model) -> Model:
+    """The model with an nn.PackedSequential in place of each nn.Sequential, or row in a traced graph, that gains by it.
+
+    An nn.Sequential keeps all its names. Modules of a graph get the place "first_to_last" in front of theirs.
+    """
+    if isinstance(model, fx.GraphModule):
+        for nodes in _rows(model):
+            row = {str(node.target).replace(".", "_"): model.get_submodule(str(node.target)) for node in nodes}
+            if made := PackedSequential.of(row):
+                _group(model, nodes, "_to_".join((next(iter(row)), next(reversed(row)))), made.eval())
+        model.delete_all_unused_submodules()
+        model.recompile()
+        return _alone(model) or model
+    for parent in [*model.modules()]:
+        for name, child in parent._modules.items():
+            if child is not None and (made := _packed(child)):
+                parent._modules[name] = made
+    return _packed(model) or model  # type: ignore[return-value]
+
+
+def _alone(model: fx.GraphModule) -> Model | None:
+    """The one module that a model calls, with what it gets, for what it gives: without a graph around it."""
+    match list(model.graph.nodes):
+        case [fx.Node(op="placeholder") as x, fx.Node(op="call_module") as call, fx.Node(op="output") as out]:
+            if call.args == (x,) and not call.kwargs and out.args == (call,):
+                return model.get_submodule(call.target)  # type: ignore[arg-type, return-value]
+    return None
+
+
+def _packed(module: nn.Module) -> PackedSequential | None:
+    if type(module) is not nn.Sequential or has_hooks(module):
+        return None
+    made = PackedSequential.of({name: child for name, child in module._modules.items() if child is not None})
+    return made.train(module.training) if made else None
+
+
+def _rows(model: fx.GraphModule) -> list[list[fx.Node]]:
+    """Calls of modules that can be steps, each on nothing but the result of the one before, which has no other use."""
+    calls = [node.target for node in model.graph.find_nodes(op="call_module")]
+    rows: list[list[fx.Node]] = [[]]
+    for node in model.graph.nodes:
+        known = node.op == "call_module" and type(model.get_submodule(node.target)) in STEPS
+        if known and calls.count(node.target) == 1 and len(node.args) == 1 and not node.kwargs:
+            if not (rows[-1] and node.args == (rows[-1][-1],) and len(rows[-1][-1].users) == 1):
+                rows.append([])
+            rows[-1].append(node)
+    return [row for row in rows if row]
+
+
+def _group(model: fx.GraphModule, nodes: list[fx.Node], name: str, made: PackedSequential) -> None:
+    while hasattr(model, name):
+        name += "_"
+    model.add_submodule(name, made)
+    with model.graph.inserting_before(nodes[0]):
+        nodes[-1].replace_all_uses_with(model.graph.call_module(name, nodes[0].args))
+    for node in reversed(nodes):
+        model.graph.erase_node(node)

@@ -1,0 +1,199 @@
+"""nn.PackedSequential, and what pack makes of rows of layers."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import crest_ext
+from crest_ext import packed_sequential
+from crest_ext.nn import PackedSequential, SparseConv2d, SparseLinear
+from crest_ext.nn.quick import MaxPool2d
+
+
+def sparse(layer: nn.Conv2d | nn.Linear, activation: str = "none") -> nn.Module:
+    with torch.no_grad():
+        layer.weight.mul_(torch.rand_like(layer.weight) < 0.4)
+    if isinstance(layer, nn.Conv2d):
+        return SparseConv2d.from_conv2d(layer, activation=activation)
+    return SparseLinear.from_linear(layer, activation=activation)
+
+
+def row() -> nn.Sequential:
+    """Two runs, with a layer between them that stays as it is, and every kind of step in them."""
+    layers = nn.Sequential(
+        OrderedDict(
+            conv1=sparse(nn.Conv2d(2, 6, (3, 2), (1, 2), (1, 0), (2, 1), 2, bias=False)),
+            pool1=MaxPool2d((3, 2), ceil_mode=True),
+            relu1=nn.ReLU(),
+            norm=nn.BatchNorm2d(6),
+            conv2=sparse(nn.Conv2d(6, 4, 3, padding=1), "relu"),
+            nothing=nn.Identity(),
+            pool2=MaxPool2d(2),
+            flat=nn.Flatten(),
+            ip1=sparse(nn.Linear(16, 9), "relu"),
+            ip2=sparse(nn.Linear(9, 5, bias=False)),
+            soft=nn.Softmax(1),
+        )
+    )
+    return layers.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The steps of each call of the op."""
+    found = []
+
+    def spy(x: Tensor, tensors: list[Tensor], steps: list[int]) -> Tensor:
+        found.append(steps)
+        return packed_sequential(x, tensors, steps)
+
+    monkeypatch.setitem(PackedSequential.forward.__globals__, "packed_sequential", spy)
+    return found
+
+
+X = torch.randn(3, 2, 13, 14)
+
+
+def test_computes_the_modules(calls: list[list[int]], isa: str) -> None:
+    plain = row()
+    made = PackedSequential(dict(plain.named_children())).eval()
+    assert torch.equal(made(X), plain(X))
+    assert [run[:2] for run in made.runs] == [(0, 3), (3, 4), (4, 10), (10, 11)]
+    assert len(calls) == 2
+    assert list(made.state_dict()) == list(plain.state_dict())
+    assert torch.equal(made[4:](torch.ones(1, 6, 4, 4)), plain[4:](torch.ones(1, 6, 4, 4)))
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda m: loaded(m), lambda m: m.to(torch.float32)], ids=str)
+def test_copies_and_saves(way: Callable[[nn.Module], nn.Module]) -> None:
+    made = PackedSequential(dict(row().named_children())).eval()
+    expected = made(X)
+    assert torch.equal(way(made)(X), expected)
+    other = PackedSequential(dict(row().named_children())).eval()
+    other.load_state_dict(made.state_dict())  # of another number of non-zeros
+    assert torch.equal(other(X), expected)
+
+
+def loaded(module: nn.Module) -> Any:
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def test_compiles_and_exports() -> None:
+    made = PackedSequential(dict(row().named_children())).eval()
+    with torch.no_grad():
+        expected = made(X)
+        torch.testing.assert_close(torch.compile(made, fullgraph=True, backend="aot_eager")(X), expected)
+        torch.testing.assert_close(torch.export.export(made, (X,)).module()(X), expected)
+
+
+def test_hooks_are_called(calls: list[list[int]]) -> None:
+    made = PackedSequential(dict(row().named_children())).eval()
+    expected, seen = made(X), []
+    calls.clear()
+    made.ip1.register_forward_hook(lambda *call: seen.append(call[2].shape))
+    assert torch.equal(made(X), expected)
+    assert (seen, len(calls)) == ([(3, 9)], 1)
+
+
+def test_where_no_call_is_saved() -> None:
+    ip = sparse(nn.Linear(6, 6))
+    for layers in ([ip], [nn.ReLU(), ip, nn.ReLU()], [ip, nn.Tanh(), ip], [MaxPool2d(2), MaxPool2d(2)]):
+        assert PackedSequential.of({str(i): layer for i, layer in enumerate(layers)}) is None
+
+
+LINEAR = [3, 2, 3, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "rule"),
+    [
+        ([], 0, "packed_sequential: steps must have a layer, got none"),
+        ([5], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 4, got 5"),
+        ([0, -1], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 4, got -1"),
+        ([1, 0], 0, "packed_sequential: steps must end with a layer, got 2 numbers, which is within one"),
+        (LINEAR[:-1], 5, "packed_sequential: steps must end with a layer, got 4 numbers, which is within one"),
+        (LINEAR, 4, "packed_sequential: tensors must be as many as steps take, got 4"),
+        (LINEAR, 6, "packed_sequential: tensors must be as many as steps take, 5, got 6"),
+        ([3, 2, 3, 1, 0], 5, "packed_sequential: tensors must be as many as steps take, got 5"),
+        ([3, 2, 4, 0, 0], 5, "sparse_linear: x must have shape (..., 4), got (1, 3)"),
+    ],
+)
+def test_errors(steps: list[int], count: int, rule: str) -> None:
+    tensors = [*sparse(nn.Linear(3, 2)).packed()[:5], torch.zeros(2)]  # type: ignore[operator]
+    with pytest.raises(ValueError) as raised:
+        packed_sequential(torch.zeros(1, 3), tensors[:count], steps)
+    assert str(raised.value) == rule
+
+
+def test_no_gradient() -> None:
+    with pytest.raises(ValueError, match="packed_sequential: x must not require a gradient"):
+        packed_sequential(torch.zeros(1, 3, requires_grad=True), [], [0])
+    with torch.no_grad():
+        packed_sequential(torch.zeros(1, 3, requires_grad=True), [], [0])
+
+
+class Traced(nn.Module):
+    """Calls of functions, so that pack makes a graph of it; the first layer's result is taken twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = itertools.pairwise((30, 20, 20, 20, 5))
+        self.body = nn.ModuleList(nn.Linear(*size) for size in sizes)
+        with torch.no_grad():
+            for layer in self.body:
+                layer.weight.mul_(torch.rand_like(layer.weight) < 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.body[0](x.flatten(1)).relu()
+        return self.body[3](self.body[2](self.body[1](first).relu()) + first)
+
+
+@pytest.fixture
+def sparse_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(crest_ext.pack.__globals__, "_medians", lambda *_: (2.0, 1.0))
+
+
+def test_pack_makes_rows(sparse_wins: None, calls: list[list[int]]) -> None:
+    model, x = Traced().eval(), torch.randn(4, 5, 6)
+    packed = crest_ext.pack(model, x)
+    calls.clear()
+    torch.testing.assert_close(packed(x), model(x))
+    assert len(calls) == 1
+    assert [name for name, m in packed.named_modules() if isinstance(m, PackedSequential)] == ["body_1_to_body_2"]
+
+    head = nn.Sequential(nn.Flatten(), nn.Linear(30, 20), nn.ReLU(), nn.Sequential(nn.Linear(20, 9), nn.Linear(9, 9)))
+    head.requires_grad_(False)[1].weight.mul_(torch.rand(20, 30) < 0.3)
+    for layer in head[3]:
+        layer.weight.mul_(torch.rand_like(layer.weight) < 0.3)
+    packed = crest_ext.pack(head, x)
+    torch.testing.assert_close(packed(x), head(x))
+    assert [name for name, m in packed.named_modules() if isinstance(m, PackedSequential)] == ["3"]
+    lenet = nn.Sequential(*head[:3], *head[3])
+    assert type(crest_ext.pack(lenet, x)) is PackedSequential
+
+
+def test_pack_takes_a_layer_along_that_a_call_would_cost_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 9)).requires_grad_(False), torch.randn(2, 30)
+    for layer in (model[0], model[2]):
+        layer.weight.mul_(torch.rand_like(layer.weight) < 0.3)
+    for row, kernels in (((2.0, 1.0), ["sparse, relu", "sparse"]), ((1.0, 2.0), ["sparse, relu", "dense"])):
+        measured = iter([(2.0, 1.0), (1.0, 1.1), row, (2.0, 1.0)])  # each layer, the two, the whole
+        monkeypatch.setitem(crest_ext.pack.__globals__, "_medians", lambda *_, measured=measured: next(measured))
+        packed, report = crest_ext.pack(model, x, explain=True)
+        assert [layer.kernel for layer in report.layers] == kernels
+        assert isinstance(packed, PackedSequential) == (kernels[1] == "sparse")
+        torch.testing.assert_close(packed(x), model(x))
+        assert next(measured, None) is None
+    assert report.layers[1].reason == "measured no slower"
