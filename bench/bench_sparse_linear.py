@@ -131,6 +131,23 @@ def bench_sparse_linear_threads(benchmark: Any, layer: str, n: int, threads: int
     run(benchmark, layer, 0.9, n, threads)
 
 
+@pytest.mark.parametrize("zeros", [0.8, 0.9, 0.95])
+def bench_overhead(benchmark: Any, zeros: float) -> None:
+    """A small layer's call beside the same call without non-zeros: the difference is the kernel's own time."""
+    (m, k), op = LAYERS["LeNet-300-100 ip1"], torch.ops.crest.sparse_linear
+    weight, bias, x = torch.randn(m, k) * (torch.rand(m, k) >= zeros), torch.randn(m), torch.randn(1, k)
+    packed, empty = crest_ext.pack_sparse(weight), crest_ext.pack_sparse(torch.zeros(m, k))
+    compare(
+        benchmark,
+        lambda: op(x, *packed, bias, "relu"),
+        {"without non-zeros": lambda: op(x, *empty, bias, "relu")},
+        group="sparse_linear, what a call takes beside its kernel, float32",
+        case=f"LeNet-300-100 ip1 ({m}, {k}), 1 row, {zeros:.0%} zeros",
+        rounds=50,
+    )
+    torch.testing.assert_close(op(x, *packed, bias, "relu"), F.linear(x, weight, bias).relu(), rtol=1e-4, atol=1e-4)
+
+
 def run(benchmark: Any, layer: str, zeros: float, n: int, threads: int) -> None:
     # Where nothing is timed, a quarter of each side shows as well that results agree.
     m, k = (size if benchmark.enabled else size // 4 for size in LAYERS[layer])
