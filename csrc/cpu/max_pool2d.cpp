@@ -13,12 +13,15 @@ CREST_INLINE inline V largest(V a, V b) {
   return {(b.v > a.v) | (b.v != b.v) ? b.v : a.v};
 }
 
-// f(V{}, j) for registers that cover [0, count): the last one begins early, so as to be whole.
-template <class F>
+// f(V{}, j) for registers that cover [0, count), the largest that fit: the last one begins early, so as to be whole.
+template <class V = Vec<float>, class F>
 CREST_INLINE inline void for_each_overlapping(int64_t count, const F& f) {
-  using V = Vec<float>;
-  if (count < V::width) return for_each_register<float>(0, count, f);
-  for (int64_t j = 0; j < count; j += V::width) f(V{}, min(j, count - V::width));
+  if (count >= V::width)
+    for (int64_t j = 0; j < count; j += V::width) f(V{}, min(j, count - V::width));
+  else if constexpr (V::width > 4)
+    for_each_overlapping<Vec<float, 2 * V::width>>(count, f);
+  else
+    for (int64_t j = 0; j < count; ++j) f(One<float>{}, j);
 }
 
 // The largest of `rows` rows of x, one every `step` numbers.
@@ -32,13 +35,13 @@ void down(const float* x, int64_t rows, int64_t step, int64_t w, float* line) {
   });
 }
 
-// Of each window along the row.
+// Of each of `count` windows along the line.
 template <int stride, int fixed>
-void along(const MaxPool2d& a, const float* line, float* y) {
+void along(const MaxPool2d& a, const float* line, float* y, int64_t count) {
   using V = Vec<float>;
   const int64_t taps = fixed ? fixed : a.kw;
-  for (int64_t next = 0; next < a.out_w; next += V::width) {
-    const int64_t j = min(next, max(a.out_w - V::width, int64_t{0}));
+  for (int64_t next = 0; next < count; next += V::width) {
+    const int64_t j = min(next, max(count - V::width, int64_t{0}));
     const auto load = [&](int64_t tap) CREST_INLINE {
       const float* p = line + j * stride + tap * a.dilation_w;
       if constexpr (stride == 1) return V::load(p);
@@ -46,13 +49,13 @@ void along(const MaxPool2d& a, const float* line, float* y) {
     };
     V most = load(0);
     for (int64_t t = 1; t < taps; ++t) most = largest(most, load(t));
-    store_first(stride == 2 ? reorder(most) : most, y + j, static_cast<int>(min(a.out_w - j, int64_t{V::width})));
+    store_first(stride == 2 ? reorder(most) : most, y + j, static_cast<int>(min(count - j, int64_t{V::width})));
   }
 }
 
-void along_any(const MaxPool2d& a, const float* line, float* y) {
+void along_any(const MaxPool2d& a, const float* line, float* y, int64_t count) {
   using V = One<float>;
-  for (int64_t j = 0; j < a.out_w; ++j) {
+  for (int64_t j = 0; j < count; ++j) {
     const float* p = line + j * a.stride_w;
     V most = V::load(p);
     for (int64_t t = 1; t < a.kw; ++t) most = largest(most, V::load(p + t * a.dilation_w));
@@ -60,33 +63,44 @@ void along_any(const MaxPool2d& a, const float* line, float* y) {
   }
 }
 
+using Columns = void (*)(const MaxPool2d&, const float* line, float* y, int64_t count);
+
+template <int kh>
+void pool(const MaxPool2d& a, float* line, int64_t begin, int64_t end, Columns columns) {
+  const float lowest = -__builtin_inff();
+  const int64_t numbers = a.line_numbers(), step = a.dilation_h * a.w;
+  for (int64_t i = 0; i < numbers; ++i) line[i] = lowest;
+  const int64_t outputs = end * a.out_h, together = a.rows_together();
+  int64_t plane = begin, i = 0;
+  for (int64_t row = begin * a.out_h, count; row < outputs; row += count) {
+    count = min(together, outputs - row);
+    for (float* to = line + a.left; to < line + a.left + count * a.w; to += a.w) {
+      const float* x = a.x + plane * a.h * a.w;
+      const int64_t from = i * a.stride_h - a.top;
+      const int64_t first = from < 0 ? (a.dilation_h - 1 - from) / a.dilation_h : 0;
+      const int64_t last = min((a.h - from + a.dilation_h - 1) / a.dilation_h, a.kh);  // before that the row is inside
+      const float* rows = x + (from + first * a.dilation_h) * a.w;
+      if (last - first == a.kh)
+        down<kh>(rows, a.kh, step, a.w, to);
+      else if (first < last)
+        down<0>(rows, last - first, step, a.w, to);
+      else
+        for (int64_t j = 0; j < a.w; ++j) to[j] = lowest;
+      if (++i == a.out_h) i = 0, ++plane;
+    }
+    columns(a, line, a.y + row * a.out_w, count * a.out_w);
+  }
+}
+
 }  // namespace
 
 void max_pool2d(const MaxPool2d& a, float* line, int64_t begin, int64_t end) {
-  const auto rows = a.kh == 2 ? down<2> : a.kh == 3 ? down<3> : down<0>;
   const auto columns = a.stride_w == 2   ? (a.kw == 2   ? along<2, 2>
                                             : a.kw == 3 ? along<2, 3>
                                                         : along<2, 0>)
                        : a.stride_w == 1 ? along<1, 0>
                                          : along_any;
-  const float lowest = -__builtin_inff();
-  const int64_t numbers = a.line_numbers(), step = a.dilation_h * a.w;
-  for (int64_t i = 0; i < numbers; ++i) line[i] = lowest;
-  for (int64_t plane = begin; plane < end; ++plane) {
-    const float* x = a.x + plane * a.h * a.w;
-    for (int64_t i = 0; i < a.out_h; ++i) {
-      const int64_t from = i * a.stride_h - a.top;
-      const int64_t first = from < 0 ? (a.dilation_h - 1 - from) / a.dilation_h : 0;
-      const int64_t last = min((a.h - from + a.dilation_h - 1) / a.dilation_h, a.kh);  // before that the row is inside
-      float* y = a.y + (plane * a.out_h + i) * a.out_w;
-      if (first < last)
-        (last - first == a.kh ? rows : down<0>)(x + (from + first * a.dilation_h) * a.w, last - first, step, a.w,
-                                                line + a.left);
-      else
-        for (int64_t j = 0; j < a.w; ++j) line[a.left + j] = lowest;
-      columns(a, line, y);
-    }
-  }
+  (a.kh == 2 ? pool<2> : a.kh == 3 ? pool<3> : pool<0>)(a, line, begin, end, columns);
 }
 
 }  // namespace crest::CREST_ISA
