@@ -180,6 +180,9 @@ def test_pack_makes_rows(sparse_wins: None, calls: list[list[int]]) -> None:
     packed = crest_ext.pack(head, x)
     torch.testing.assert_close(packed(x), head(x))
     assert [name for name, m in packed.named_modules() if isinstance(m, PackedSequential)] == ["3"]
+    nested = nn.Sequential(nn.Flatten(), head[1], nn.ReLU(), nn.Linear(20, 20), nn.Sequential(*head[3]))
+    nested[3].requires_grad_(False).weight.mul_(torch.rand(20, 20) < 0.3)
+    assert [type(m) for m in crest_ext.pack(nested, x).modules()].count(PackedSequential) == 2
     lenet = nn.Sequential(*head[:3], *head[3])
     assert type(crest_ext.pack(lenet, x)) is PackedSequential
 

@@ -25,7 +25,7 @@ def in_one_call(model: Model) -> Model:
         model.delete_all_unused_submodules()
         model.recompile()
         return _alone(model) or model
-    for parent in [*model.modules()]:
+    for parent in reversed([*model.modules()]):  # what is inside first
         for name, child in parent._modules.items():
             if child is not None and (made := _packed(child)):
                 parent._modules[name] = made
