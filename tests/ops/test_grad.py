@@ -9,21 +9,23 @@ import crest_ext
 from crest_ext.ops._grad import call
 
 
-def is_passed() -> bool:
+def is_passed(*_: object) -> bool:
     return torch._C._dispatch_tls_is_dispatch_key_excluded(torch._C.DispatchKey.AutogradFunctionality)
 
 
 def test_gradient_is_passed_where_none_is_recorded() -> None:
-    assert not call(is_passed)
+    plain, differentiable = torch.zeros(2), torch.zeros(2, requires_grad=True)
+    assert not call(is_passed, plain, differentiable, None)
+    assert call(is_passed, plain, 1)
     with torch.no_grad():
-        assert call(is_passed)
+        assert call(is_passed, differentiable)
     assert not is_passed()
 
 
 def test_gradient_is_not_passed_in_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     with torch.no_grad():
-        assert not call(is_passed)
+        assert not call(is_passed, torch.zeros(2))
 
 
 def test_result_is_the_same_without_gradient() -> None:
