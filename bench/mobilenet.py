@@ -19,6 +19,7 @@ import torch
 
 import crest_ext
 import peers
+from bench_mobilenet import by_torch
 from crest_ext.models import create_model, multiply_adds
 from timing import interleaved
 
@@ -34,9 +35,9 @@ def measure(width: float) -> list[dict[str, Any]]:
     for size in SIZES:
         model = create_model("mobilenet_v1", width_mult=width).eval().requires_grad_(False)
         x = torch.randn(1, 3, size, size)
-        packed = crest_ext.pack(model, x)
+        packed, plain = crest_ext.pack(model, x), by_torch(model)
         calls = {OURS: peers.in_torch(packed, x)}
-        calls |= {name: peer for name, peer in peers.dense(model, x).items() if not isinstance(peer, str)}
+        calls |= {name: peer for name, peer in peers.dense(plain, x).items() if not isinstance(peer, str)}
         torch.testing.assert_close(packed(x), model(x), rtol=1e-3, atol=1e-4)
         macs = sum(multiply_adds(model, x).values())
         points.append({"width": width, "size": size, "multiply-adds": macs, "seconds": interleaved(calls, 31, 3)})
