@@ -18,7 +18,7 @@ class Seconds(float):
     """What a function returns that ran in another process: how long it took there."""
 
 
-SHORT = 5e-3  # seconds
+SHORT = 20e-3  # seconds
 IN_A_ROW = 4  # calls of what is short: measured, the last is as fast as further ones
 
 
