@@ -73,7 +73,9 @@ def test_computes_the_modules(calls: list[list[int]], isa: str) -> None:
     assert torch.equal(made[4:](torch.ones(1, 6, 4, 4)), plain[4:](torch.ones(1, 6, 4, 4)))
 
 
-@pytest.mark.parametrize("way", [copy.deepcopy, lambda m: loaded(m), lambda m: m.to(torch.float32)], ids=str)
+@pytest.mark.parametrize(
+    "way", [copy.deepcopy, lambda m: loaded(m), lambda m: m.to(torch.float32)], ids=["copied", "saved", "moved"]
+)
 def test_copies_and_saves(way: Callable[[nn.Module], nn.Module]) -> None:
     made = PackedSequential(dict(row().named_children())).eval()
     expected = made(X)
