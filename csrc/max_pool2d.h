@@ -13,13 +13,13 @@ struct MaxPool2d {
   int64_t stride_h, stride_w, top, left, dilation_h, dilation_w;
 
   // Rows of y whose windows lie next to each other along one line: several where a row ends with its last window.
-  int64_t rows_together() const {
+  __attribute__((always_inline)) int64_t rows_together() const {
     const bool tiled = left == 0 && dilation_w == 1 && kw == stride_w && out_w * kw == w;
     return tiled && w < 512 ? 512 / w : 1;
   }
 
   // Numbers that a kernel needs room for: a line of padded rows, and two registers of 64 bytes beyond.
-  int64_t line_numbers() const {
+  __attribute__((always_inline)) int64_t line_numbers() const {
     if (rows_together() > 1) return rows_together() * w + 32;
     const int64_t reach = (out_w - 1) * stride_w + (kw - 1) * dilation_w + 1;
     return (reach > left + w ? reach : left + w) + 32;
