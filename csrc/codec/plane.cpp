@@ -199,10 +199,10 @@ Counts Plane::tally(const uint8_t* bits) const {
   const Bytes column = column_contexts();
   Counts counts(kApart * kPart);
   for (uint64_t r = 0; r < size_ / columns_; ++r) {
-    const uint8_t* b = bits + r * columns_;
+    const uint8_t *b = bits + r * columns_, *before = b - lag, *left = b - 1;
     uint64_t* row = counts.data() + 2 * context(row_[r], 0, 0, 0);
     for (uint64_t c = 0; c < columns_; ++c) {
-      const uint64_t at = (column.empty() ? 0 : column[c]) + (b[c - lag] & lagged) * 2 + b[c - 1];
+      const uint64_t at = (column.empty() ? 0 : column[c]) + (before[c] & lagged) * 2 + left[c];
       ++row[c % kApart * kPart + 2 * at + b[c]];
     }
   }
@@ -276,13 +276,13 @@ void Plane::put_bits(Encoder& out, const uint8_t* bits) const {
   const Bytes column = column_contexts();
   for (uint64_t r = size_ / columns_; r-- > 0;) {
     const uint16_t* row = ones_.data() + context(row_[r], 0, 0, 0);
-    const uint8_t* b = bits + r * columns_;
-    const auto freq = [&](uint64_t c) __attribute__((always_inline)) { return row[b[c - lag] * 2 + b[c - 1]]; };
+    const uint8_t *b = bits + r * columns_, *before = b - lag, *left = b - 1;
+    const auto freq = [&](uint64_t c) __attribute__((always_inline)) { return row[before[c] * 2 + left[c]]; };
     if (column.empty())
       out.put_bits<lanes>(columns_, b, freq);
     else
       out.put_bits<lanes>(columns_, b, [&](uint64_t c) __attribute__((always_inline)) {
-        return row[column[c] + b[c - lag] * 2 + b[c - 1]];
+        return row[column[c] + before[c] * 2 + left[c]];
       });
   }
 }
