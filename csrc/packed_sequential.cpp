@@ -41,7 +41,7 @@ class Steps {
   size_t tensor_ = 0, number_ = 0;
 };
 
-// The numbers of a layer: crest_ext/ops/packed_sequential.py writes them.
+// A layer by its numbers: crest_ext/ops/packed_sequential.py says which, nn.PackedSequential writes them.
 Tensor layer(const Tensor& x, Steps& steps) {
   switch (const int64_t kind = steps.number()) {
     case 0: return aten::relu(x);

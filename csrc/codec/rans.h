@@ -24,15 +24,7 @@ class Encoder {
     if (words_.size() < count_ + symbols) words_.resize(count_ + symbols);
   }
 
-  // No branch: whether a word is due can hardly be predicted.
-  void put(int lane, uint32_t freq, uint32_t start) {
-    uint32_t x = state_[lane];
-    words_[count_] = uint16_t(x);
-    const bool due = x >= uint64_t{freq} << (32 - kSlotBits);
-    count_ += due;
-    x >>= 16 * due;
-    state_[lane] = (x / freq << kSlotBits) + x % freq + start;
-  }
+  void put(int lane, uint32_t freq, uint32_t start) { count_ += enter(state_[lane], words_[count_], freq, start); }
 
   // Bits n - 1 to 0 of a row, the lanes in turn; freq(i) slots are those of a 1. States are kept in registers.
   template <int lanes, class Freq>
@@ -43,12 +35,7 @@ class Encoder {
     const auto step = [&](int lane, uint64_t i) __attribute__((always_inline)) {
       const uint32_t one = freq(i), other = kSlots - one, all = 0 - uint32_t{bits[i]};
       const uint32_t size = other ^ ((one ^ other) & all), start = one & ~all;
-      uint32_t x = state[lane];
-      *to = uint16_t(x);
-      const bool due = x >= uint64_t{size} << (32 - kSlotBits);
-      to += due;
-      x >>= 16 * due;
-      state[lane] = (x / size << kSlotBits) + x % size + start;
+      to += enter(state[lane], *to, size, start);
     };
     for (; n % lanes; --n) step(int((n - 1) % lanes), n - 1);
     for (; n; n -= lanes) backwards(step, n, std::make_integer_sequence<int, lanes>());
@@ -67,6 +54,15 @@ class Encoder {
   }
 
  private:
+  // Whether a word was due, which is then in `word`. No branch: it can hardly be predicted.
+  [[gnu::always_inline]] static bool enter(uint32_t& x, uint16_t& word, uint32_t freq, uint32_t start) {
+    word = uint16_t(x);
+    const bool due = x >= uint64_t{freq} << (32 - kSlotBits);
+    x >>= 16 * due;
+    x = (x / freq << kSlotBits) + x % freq + start;
+    return due;
+  }
+
   template <class Step, int... k>
   [[gnu::always_inline]] static void backwards(Step step, uint64_t n, std::integer_sequence<int, k...>) {
     (step(int(sizeof...(k)) - 1 - k, n - 1 - k), ...);

@@ -21,8 +21,10 @@ def inspect(file: File, as_json: Json = False) -> None:
     with safe_open(file) as opened:
         for name in opened.keys():  # noqa: SIM118 (not a dict)
             entry, tensor = opened.entry(name), opened.get_tensor(name)
-            tensors.append((entry, int(tensor.count_nonzero()), estimate(tensor)[1]))
-            shared[entry.streams] += tensors[-1][2]
+            shares = entry.numel < sum(stream.numel for stream in entry.streams)
+            alone = estimate(tensor)[1] if shares else entry.length
+            tensors.append((entry, int(tensor.count_nonzero()), alone))
+            shared[entry.streams] += alone
         metadata = opened.metadata()
     rows = []
     for entry, kept, alone in tensors:
