@@ -1,4 +1,5 @@
-// Where channels come last: a register holds neighbouring channels of a pixel.
+// Where channels come last: a register holds neighbouring channels of a pixel. The last one begins early where they do
+// not fill it, so as to be whole.
 #include "depthwise_activation.h"
 #include "depthwise_taps.h"
 #include "unroll.h"
@@ -27,15 +28,15 @@ struct Image {
   }
 };
 
-// One pixel's channels from `first` on, by any kernel.
+// One pixel's channels, by any kernel.
 template <class T>
-void pixel(const Image<T>& image, int64_t i, int64_t j, int64_t first) {
+void pixel(const Image<T>& image, int64_t i, int64_t j) {
   using A = Acc<T>;
   const DepthwiseConv2d& a = image.a;
   const Taps rows(i * a.stride_h - a.top, a.kh, a.dilation_h, a.spread_h, a.h);
   const Taps columns(j * a.stride_w - a.left, a.kw, a.dilation_w, a.spread_w, a.w);
   const int64_t fan_in = max(a.in_c / a.out_c, int64_t{1}), fan_out = max(a.out_c / a.in_c, int64_t{1});
-  const int64_t channels = max(a.in_c, a.out_c);
+  const int64_t channels = max(a.in_c, a.out_c), first = image.first;
   T* y = image.pixel(i, j);
   const auto step = [&](auto v, int64_t o) {
     using V = decltype(v);
@@ -49,19 +50,25 @@ void pixel(const Image<T>& image, int64_t i, int64_t j, int64_t first) {
         }
     activate(sum, a.activation).store(y + o);
   };
-  if (a.in_c == a.out_c) return for_each_register<A>(first, image.last, step);
+  if (a.in_c == a.out_c)
+    return for_each_overlapping<A>(image.last - first, [&](auto v, int64_t o) { step(v, first + o); });
   for (int64_t o = first; o < image.last; ++o) step(One<A>{}, o);
 }
 
 // rows x columns pixels of y at once, so that a register of x, once loaded, meets all of the kernel's taps that see it.
 // `edge`: some may lie beyond the sides of the image. Those above and below it are always left out.
-template <int K, int S, int rows, int columns, bool edge, class T>
+template <int K, int S, int rows, int columns, bool edge, class T, class V = Vec<Acc<T>>>
 void tile(const Image<T>& image, int64_t i, int64_t j) {
-  using V = Vec<Acc<T>>;
   const DepthwiseConv2d& a = image.a;
   const int64_t c = a.in_c, top = i * S - a.top, left = j * S - a.left;
-  int64_t channel = image.first;
-  for (; channel + V::width <= image.last; channel += V::width) {
+  if (image.last - image.first < V::width) {
+    if constexpr (V::width > 4 && sizeof(T) == sizeof(float))
+      return tile<K, S, rows, columns, true, T, Vec<float, 2 * V::width>>(image, i, j);
+    for (int t = 0; t < rows * columns; ++t) pixel(image, i + t / columns, j + t % columns);
+    return;
+  }
+  for (int64_t next = image.first; next < image.last; next += V::width) {
+    const int64_t channel = min(next, image.last - V::width);
     V weight[K * K], sum[rows * columns];
     unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::load(image.weight + t * c + channel); });
     const V bias = image.bias(V{}, channel);
@@ -83,8 +90,6 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
       activate(sum[t], a.activation).store(y + (t / columns * a.out_w + t % columns) * image.pitch);
     });
   }
-  if (channel < image.last)
-    for (int t = 0; t < rows * columns; ++t) pixel(image, i + t / columns, j + t % columns, channel);
 }
 
 template <int K, int S, int rows, class T>
@@ -117,8 +122,13 @@ void spread_tile(const Image<T>& image, int64_t i, int64_t j) {
   const DepthwiseConv2d& a = image.a;
   const int64_t c = a.in_c, top = (i - a.top + first_row) / 2, left = (j - a.left) / 2;
   const auto there = [&](int t) { return !edge || (j + t >= 0 && j + t < a.out_w); };
-  int64_t channel = image.first;
-  for (; channel + V::width <= image.last; channel += V::width) {
+  if (image.last - image.first < V::width) {
+    for (int t = 0; t < columns; ++t)
+      if (there(t)) pixel(image, i, j + t);
+    return;
+  }
+  for (int64_t next = image.first; next < image.last; next += V::width) {
+    const int64_t channel = min(next, image.last - V::width);
     V weight[rows * K], sum[columns];
     unroll<rows * K>([&](auto t) CREST_INLINE {
       weight[t] = V::load(image.weight + ((first_row + t / K * 2) * K + t % K) * c + channel);
@@ -141,8 +151,6 @@ void spread_tile(const Image<T>& image, int64_t i, int64_t j) {
       if (there(t)) activate(sum[t], a.activation).store(image.pixel(i, j + t) + channel);
     });
   }
-  for (int t = 0; t < columns && channel < image.last; ++t)
-    if (there(t)) pixel(image, i, j + t, channel);
 }
 
 template <int K, class T>
@@ -175,7 +183,7 @@ void pair_of_rows(const Image<T>& image, int64_t i) {
       }))
     return;
   for (int64_t row = i; row < end; ++row)
-    for (int64_t j = 0; j < a.out_w; ++j) pixel(image, row, j, image.first);
+    for (int64_t j = 0; j < a.out_w; ++j) pixel(image, row, j);
 }
 
 }  // namespace

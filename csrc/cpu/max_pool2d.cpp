@@ -13,21 +13,10 @@ CREST_INLINE inline V largest(V a, V b) {
   return {(b.v > a.v) | (b.v != b.v) ? b.v : a.v};
 }
 
-// f(V{}, j) for registers that cover [0, count), the largest that fit: the last one begins early, so as to be whole.
-template <class V = Vec<float>, class F>
-CREST_INLINE inline void for_each_overlapping(int64_t count, const F& f) {
-  if (count >= V::width)
-    for (int64_t j = 0; j < count; j += V::width) f(V{}, min(j, count - V::width));
-  else if constexpr (V::width > 4)
-    for_each_overlapping<Vec<float, 2 * V::width>>(count, f);
-  else
-    for (int64_t j = 0; j < count; ++j) f(One<float>{}, j);
-}
-
 // The largest of `rows` rows of x, one every `step` numbers.
 template <int fixed>
 void down(const float* x, int64_t rows, int64_t step, int64_t w, float* line) {
-  for_each_overlapping(w, [&](auto v, int64_t j) CREST_INLINE {
+  for_each_overlapping<float>(w, [&](auto v, int64_t j) CREST_INLINE {
     using V = decltype(v);
     V most = V::load(x + j);
     for (int64_t r = 1; r < (fixed ? fixed : rows); ++r) most = largest(most, V::load(x + r * step + j));

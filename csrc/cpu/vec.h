@@ -93,6 +93,18 @@ inline void for_each_register(int64_t begin, int64_t end, const Step& step) {
   for (; i < end; ++i) step(One<A>{}, i);
 }
 
+// step(V{}, i) for registers that cover [0, count), the largest that fit: the last one begins early, so as to be whole.
+template <class A, int bytes = register_bytes, class Step>
+__attribute__((always_inline)) inline void for_each_overlapping(int64_t count, const Step& step) {
+  using V = Vec<A, bytes>;
+  if (count >= V::width)
+    for (int64_t i = 0; i < count; i += V::width) step(V{}, min(i, count - V::width));
+  else if constexpr (bytes > 16)
+    for_each_overlapping<A, bytes / 2>(count, step);
+  else
+    for (int64_t i = 0; i < count; ++i) step(One<A>{}, i);
+}
+
 // One number's square root, by its instruction: the compiler's own would call the library for a negative one.
 #if defined(__x86_64__)
 inline float sqrt(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
@@ -128,8 +140,8 @@ inline void prefetch(const void* p) {
 }
 
 // a * b + c in one instruction where there is one: the build sets -ffp-contract=fast.
-template <class A>
-inline Vec<A> fma(Vec<A> a, Vec<A> b, Vec<A> c) {
+template <class A, int bytes>
+inline Vec<A, bytes> fma(Vec<A, bytes> a, Vec<A, bytes> b, Vec<A, bytes> c) {
   return {a.v * b.v + c.v};
 }
 
