@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -323,6 +324,25 @@ def test_a_stem_and_its_padding(hooked: bool, sparse_wins: None) -> None:
     out = packed(x)
     assert out.is_contiguous() and seen == [1] * hooked
     torch.testing.assert_close(out, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_separable_layers_are_measured_in_their_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even the first, whose x a dense convolution can make so."""
+    last, forward = [], SeparableConv2d.forward
+
+    def measured(*functions: Callable[[], Any]) -> tuple[float, float]:
+        for function in functions:
+            function()
+        return 2.0, 1.0
+
+    def spy(self: SeparableConv2d, x: Tensor) -> Tensor:
+        last.append(x.is_contiguous(memory_format=torch.channels_last))
+        return forward(self, x)
+
+    monkeypatch.setitem(pack.__globals__, "_medians", measured)
+    monkeypatch.setattr(SeparableConv2d, "forward", spy)
+    pack(mobilenet(), torch.rand(2, 3, 32, 32))
+    assert last == [True] * 8
 
 
 def test_what_a_separable_layer_reads_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,10 +67,10 @@ def stem(modules: Mapping[str, nn.Module], follow: Mapping[str, str], name: str)
     pad = next((one for one, two in follow.items() if two == name), "")
     if pad and (has_hooks(modules[pad]) or not takes_along(modules[pad], conv)):
         pad = ""
-    return Stem(pad, name, _activation(modules, follow, name))
+    return Stem(pad, name, activation_of(modules, follow, name))
 
 
-def _activation(modules: Mapping[str, nn.Module], follow: Mapping[str, str], name: str) -> str:
+def activation_of(modules: Mapping[str, nn.Module], follow: Mapping[str, str], name: str) -> str:
     """That behind a module alone, or ""."""
     after = follow.get(name, "")
     return after if after and type(modules[after]) in ACTIVATIONS else ""
@@ -79,11 +79,11 @@ def _activation(modules: Mapping[str, nn.Module], follow: Mapping[str, str], nam
 def chains(modules: Mapping[str, nn.Module], follow: Mapping[str, str], free: Sequence[str]) -> Iterator[Chain]:
     """Those whose modules follow each other alone, with both convolutions `free` to be replaced."""
     for name in free:
-        inner = _activation(modules, follow, name)
+        inner = activation_of(modules, follow, name)
         pointwise = follow.get(inner or name, "")
         if pointwise in free:
             first, second = modules[name], modules[pointwise]
             if not isinstance(first, nn.Conv2d) or not isinstance(second, nn.Conv2d):
                 continue
             if SeparableConv2d.refusal(first, second) is None:
-                yield Chain(name, inner, pointwise, _activation(modules, follow, pointwise))
+                yield Chain(name, inner, pointwise, activation_of(modules, follow, pointwise))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar, cast, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from crest_ext.nn.depthwise import DepthwiseConv2d
@@ -19,7 +19,7 @@ from crest_ext.nn.quick import QUICK
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, before_in_row, followers, has_hooks, record
 from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
-from crest_ext.rewrite.chains import Chain, Stem, chains, stem
+from crest_ext.rewrite.chains import Chain, Stem, activation_of, chains, stem
 from crest_ext.rewrite.functions import to_modules, without_identities
 from crest_ext.rewrite.in_one_call import in_one_call
 from crest_ext.rewrite.materialize import materialize
@@ -125,7 +125,9 @@ def pack(
         }
         chosen |= _choose_in_rows(modules, calls, chosen, dtype)
         free = [name for name, call in calls.items() if name in whys and not _unfit(modules[name], whys[name], call)]
-        fused = _choose_chains(list(chains(modules, follow, free)), modules, calls, chosen, dtype)
+        convs = [n for n, layer in chosen.items() if layer.kernel == "dense" and isinstance(modules[n], nn.Conv2d)]
+        ends = [calls[activation_of(modules, follow, name) or name].out for name in convs if name in calls]
+        fused = _choose_chains(list(chains(modules, follow, free)), modules, calls, chosen, ends, dtype)
     for chain, pair in fused.items():
         packed = _replace(packed, modules[chain.depthwise], chain.fused(modules))
         for name in filter(None, chain[1:]):
@@ -136,7 +138,8 @@ def pack(
         if layer.kernel == "dense" and name in free:
             if after and type(modules[after]) in CHAINED:  # that reads what nobody else does
                 packed.set_submodule(after, type(modules[after])(inplace=True))
-            last = any(calls[chain.depthwise].x is calls[after or name].out for chain in fused)
+            end = activation_of(modules, follow, name) or name
+            last = any(calls[chain.depthwise].x is calls[end].out for chain in fused)
             if last:  # they read it so
                 modules[name].to(memory_format=torch.channels_last)
             if found := stem(modules, follow, name):
@@ -245,14 +248,19 @@ def _choose_chains(
     modules: dict[str, nn.Module],
     calls: dict[str, Call],
     chosen: dict[str, PackedLayer],
+    ends: list[Tensor],
     dtype: torch.dtype,
 ) -> dict[Chain, dict[str, PackedLayer]]:
-    """Those that are faster in one pass than layer by layer, and what becomes of their layers."""
+    """Those that are faster in one pass than layer by layer, and what becomes of their layers.
+
+    Their x is in the format that they take wherever what makes it can give it so: another of them, or a dense
+    convolution, whose results are `ends`.
+    """
     fused: dict[Chain, dict[str, PackedLayer]] = {}
     for chain in found:
         apart, whole = _apart(chain, modules, chosen, dtype), chain.fused(modules)
         x = in_one = calls[chain.depthwise].x
-        if any(calls[other.last].out is x for other in fused):  # one of these makes it, in the format that it takes
+        if any(out is x for out in (*ends, *(calls[other.last].out for other in fused))):
             in_one = x.contiguous(memory_format=torch.channels_last)
         times = _medians(lambda: apart(x), lambda: whole(in_one))  # noqa: B023 (called here)
         if times[1] < times[0]:
