@@ -1,5 +1,7 @@
 #include "conv_host.h"
 
+#include <algorithm>
+
 #include "aten.h"
 
 namespace crest {
@@ -53,6 +55,16 @@ ConvSizes check_conv(const char* op, int64_t h, int64_t w, int64_t kh, int64_t k
   s.out_h = (room_h - span_h) / s.stride_h + 1;
   s.out_w = (room_w - span_w) / s.stride_w + 1;
   return s;
+}
+
+Ints same_padding(const Ints& image, const Ints& kernel, const Ints& stride, const Ints& dilation) {
+  Ints padding(4);
+  for (size_t d = 0; d < 2; ++d) {
+    const int64_t outputs = (image[d] + stride[d] - 1) / stride[d];
+    const int64_t all = std::max<int64_t>((outputs - 1) * stride[d] + (kernel[d] - 1) * dilation[d] + 1 - image[d], 0);
+    padding[2 * d] = all / 2, padding[2 * d + 1] = all - all / 2;
+  }
+  return padding;
 }
 
 Activation check_activation(const char* op, const char* arg, const std::string& name) {

@@ -27,6 +27,9 @@ struct ConvSizes {
 ConvSizes check_conv(const char* op, int64_t h, int64_t w, int64_t kh, int64_t kw, const Ints& stride,
                      const Ints& padding, const Ints& dilation);
 
+// TensorFlow's SAME of an image and a kernel, (h, w) each: the result has ceil(size / stride), an odd zero comes last.
+Ints same_padding(const Ints& image, const Ints& kernel, const Ints& stride, const Ints& dilation);
+
 Activation check_activation(const char* op, const char* arg, const std::string& name);
 
 // Whether t (n, c, h, w) has its channels last in memory. Where both would do, it has not.

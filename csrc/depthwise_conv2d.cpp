@@ -7,8 +7,8 @@
 
 #include "conv_host.h"
 #include "cuda_device.h"
+#include "inference.h"
 #include "scratch.h"
-#include "text.h"
 
 namespace crest {
 namespace {
@@ -22,7 +22,10 @@ void check_weight(const char* op, const Tensor& weight) {
   CREST_CHECK(weight.size(2) > 0 && weight.size(3) > 0, op, ": weight must not be empty, got ", Shape{weight});
 }
 
-template <auto run>
+void run(const DepthwiseConv2d& a, const Tensor& y);  // where it is
+
+}  // namespace
+
 Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
                         const Ints& padding, const Ints& dilation, const Text& activation) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
@@ -76,8 +79,9 @@ Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, const std::option
   return y;
 }
 
+namespace {
+
 // The same walk from grad to grad_x: see depthwise_conv2d.h.
-template <auto run>
 Tensor depthwise_conv2d_grad_x(const Tensor& grad, const Tensor& weight, const Ints& size, const Ints& stride,
                                const Ints& padding, const Ints& dilation) {
   constexpr const char* op = op_grad_x;
@@ -146,17 +150,22 @@ void on_cpu(const DepthwiseConv2d& args, const Tensor&) {
                               [&](int64_t begin, int64_t end) { kernel(args, p, begin, end); });
 }
 
+void run(const DepthwiseConv2d& a, const Tensor& y) {
+#ifdef CREST_CUDA
+  if (y.is_cuda()) return cuda::depthwise_conv2d(a, CudaDevice(y).stream());
+#endif
+  on_cpu(a, y);
+}
+
 STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) {
-  m.impl(op, TORCH_BOX(&depthwise_conv2d<on_cpu>));
-  m.impl(op_grad_x, TORCH_BOX(&depthwise_conv2d_grad_x<on_cpu>));
+  m.impl(op, TORCH_BOX(&depthwise_conv2d));
+  m.impl(op_grad_x, TORCH_BOX(&depthwise_conv2d_grad_x));
 }
 
 #ifdef CREST_CUDA
-void on_cuda(const DepthwiseConv2d& args, const Tensor& y) { cuda::depthwise_conv2d(args, CudaDevice(y).stream()); }
-
 STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) {
-  m.impl(op, TORCH_BOX(&depthwise_conv2d<on_cuda>));
-  m.impl(op_grad_x, TORCH_BOX(&depthwise_conv2d_grad_x<on_cuda>));
+  m.impl(op, TORCH_BOX(&depthwise_conv2d));
+  m.impl(op_grad_x, TORCH_BOX(&depthwise_conv2d_grad_x));
 }
 #endif
 

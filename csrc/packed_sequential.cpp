@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "aten.h"
+#include "conv_host.h"
 #include "inference.h"
 
 namespace crest {
@@ -28,8 +29,18 @@ class Steps {
     CREST_CHECK(tensor_ < tensors_.size(), op, ": tensors must be as many as steps take, got ", tensors_.size());
     return tensors_[tensor_++];
   }
+  // One that the op sees after its sizes are asked for.
+  const Tensor& weight(int64_t dims) {
+    const Tensor& w = tensor();
+    CREST_CHECK(w.dim() == dims, op, ": a weight must have ", dims, " dimensions, got ", Shape{w});
+    return w;
+  }
   std::optional<Tensor> bias() { return number() ? std::optional<Tensor>(tensor()) : std::nullopt; }
-  Text activation() { return number() ? "relu" : "none"; }
+  Text activation() {
+    const int64_t which = number();
+    CREST_CHECK(0 <= which && which <= 2, op, ": an activation among steps must be 0, 1 or 2, got ", which);
+    return which == 0 ? "none" : which == 1 ? "relu" : "relu6";
+  }
   void finish() const {
     CREST_CHECK(tensor_ == tensors_.size(), op, ": tensors must be as many as steps take, ", tensor_, ", got ",
                 tensors_.size());
@@ -39,6 +50,17 @@ class Steps {
   const std::vector<Tensor>& tensors_;
   const Ints& numbers_;
   size_t tensor_ = 0, number_ = 0;
+};
+
+// Where a dense convolution of x by a kernel looks.
+struct Where {
+  Ints stride, padding, dilation;
+
+  Where(Steps& steps, const Tensor& x, int64_t kh, int64_t kw)
+      : stride(steps.numbers(2)), padding(steps.numbers(4)), dilation(steps.numbers(2)) {
+    if (padding == Ints(4, -1) && x.dim() == 4 && stride[0] > 0 && stride[1] > 0)
+      padding = same_padding({x.size(2), x.size(3)}, {kh, kw}, stride, dilation);
+  }
 };
 
 // A layer by its numbers: crest_ext/ops/packed_sequential.py says which, nn.PackedSequential writes them.
@@ -70,7 +92,29 @@ Tensor layer(const Tensor& x, Steps& steps) {
       return sparse_conv2d(x, values, columns, starts, shape, bias, stride, padding, dilation, groups,
                            steps.activation());
     }
-    default: fail(op, ": steps must begin a layer with a kind from 0 to 4, got ", kind);
+    case 5: {
+      const Tensor& weight = steps.weight(4);
+      const Where at(steps, x, weight.size(2), weight.size(3));
+      const auto bias = steps.bias();
+      return depthwise_conv2d(x, weight, bias, at.stride, at.padding, at.dilation, steps.activation());
+    }
+    case 6: {
+      const int64_t m = steps.number();
+      const Tensor &depthwise = steps.weight(3), &pointwise = steps.tensor();
+      const Where at(steps, x, depthwise.size(0), depthwise.size(1));
+      const auto depthwise_bias = steps.bias(), bias = steps.bias();
+      const Text inner = steps.activation();
+      return separable_conv2d(x, depthwise, pointwise, m, depthwise_bias, bias, at.stride, at.padding, at.dilation,
+                              inner, steps.activation());
+    }
+    case 7: {
+      const Tensor& weight = steps.weight(4);
+      const Where at(steps, x, weight.size(2), weight.size(3));
+      const auto bias = steps.bias();
+      const Text activation = steps.activation();
+      return stem_conv2d(x, weight, bias, at.stride, at.padding, at.dilation, activation, steps.number());
+    }
+    default: fail(op, ": steps must begin a layer with a kind from 0 to 7, got ", kind);
   }
 }
 

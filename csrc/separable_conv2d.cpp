@@ -7,8 +7,8 @@
 
 #include "conv_host.h"
 #include "cuda_device.h"
+#include "inference.h"
 #include "scratch.h"
-#include "text.h"
 
 namespace crest {
 namespace {
@@ -25,7 +25,10 @@ void check_bias(const char* arg, const std::optional<Tensor>& bias, int64_t size
                 Shape{*bias});
 }
 
-template <auto run>
+void run(const SeparableConv2d& a, const Tensor& y);  // where it is
+
+}  // namespace
+
 Tensor separable_conv2d(const Tensor& x, const Tensor& depthwise, const Tensor& pointwise, int64_t m,
                         const std::optional<Tensor>& depthwise_bias, const std::optional<Tensor>& bias,
                         const Ints& stride, const Ints& padding, const Ints& dilation, const Text& depthwise_activation,
@@ -98,6 +101,8 @@ Tensor separable_conv2d(const Tensor& x, const Tensor& depthwise, const Tensor& 
   return y;
 }
 
+namespace {
+
 void on_cpu(SeparableConv2d a, const Tensor&) {
   const DepthwiseConv2d& d = a.depthwise;
   constexpr int64_t cached = 1 << 16;  // numbers of a tile: what the second level of cache has room for
@@ -112,12 +117,17 @@ void on_cpu(SeparableConv2d a, const Tensor&) {
                               });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&separable_conv2d<on_cpu>)); }
+void run(const SeparableConv2d& a, const Tensor& y) {
+#ifdef CREST_CUDA
+  if (y.is_cuda()) return cuda::separable_conv2d(a, CudaDevice(y).stream());
+#endif
+  on_cpu(a, y);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&separable_conv2d)); }
 
 #ifdef CREST_CUDA
-void on_cuda(const SeparableConv2d& args, const Tensor& y) { cuda::separable_conv2d(args, CudaDevice(y).stream()); }
-
-STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&separable_conv2d<on_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&separable_conv2d)); }
 #endif
 
 }  // namespace

@@ -8,15 +8,18 @@
 #include "aten.h"
 #include "conv_host.h"
 #include "cuda_device.h"
+#include "inference.h"
 #include "scratch.h"
-#include "text.h"
 
 namespace crest {
 namespace {
 
 constexpr const char* op = "stem_conv2d";
 
-template <auto run>
+void run(const StemConv2d& a, const Tensor& y);  // where it is
+
+}  // namespace
+
 Tensor stem_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
                    const Ints& padding, const Ints& dilation, const Text& activation, bool channels_last) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
@@ -69,6 +72,8 @@ Tensor stem_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Te
   return y;
 }
 
+namespace {
+
 void on_cpu(const StemConv2d& a, const Tensor& y) {
   Tensor packed = aten::empty(y, {a.panels(), a.taps(), stem_outputs});  // Scratch is the window's
   float* p = packed.mutable_data_ptr<float>();
@@ -81,12 +86,17 @@ void on_cpu(const StemConv2d& a, const Tensor& y) {
                               });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&stem_conv2d<on_cpu>)); }
+void run(const StemConv2d& a, const Tensor& y) {
+#ifdef CREST_CUDA
+  if (y.is_cuda()) return cuda::stem_conv2d(a, CudaDevice(y).stream());
+#endif
+  on_cpu(a, y);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&stem_conv2d)); }
 
 #ifdef CREST_CUDA
-void on_cuda(const StemConv2d& args, const Tensor& y) { cuda::stem_conv2d(args, CudaDevice(y).stream()); }
-
-STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&stem_conv2d<on_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&stem_conv2d)); }
 #endif
 
 }  // namespace

@@ -349,6 +349,12 @@ def packed_sequential(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ..
     yield x, [*conv[:3], biases[0], *linear[:5]], [*steps, 1, 1, -1, 3, 5, 120, 0, 1]
     yield x[:0], [*conv[:3], biases[0], *linear[:5], biases[1]], [*steps, 1, -3, -1, 3, 5, 120, 1, 0]
     yield x, [], [1, 2, 3]
+    shapes = (5, 4, 3, 3), (5,), (5, 1, 3, 3), (5, 1, 3, 3), (7, 5, 1, 1)
+    stem, first, depthwise, *separable = (tensor(*shape, dtype=dtype, device=device) for shape in shapes)
+    steps = [7, 1, 2, *[-1] * 4, 1, 1, 1, 1, 1, 5, 1, 1, 1, 0, 2, 1, 1, 2, 0, 2]
+    yield x, [stem, first, depthwise], steps
+    steps = [*steps, 6, 7, 2, 1, *[-1] * 4, 1, 1, 1, 0, 1, 0]
+    yield x, [stem, first, depthwise, *pack_separable_conv2d(*separable)[:2], first], steps
 
 
 SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {

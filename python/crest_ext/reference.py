@@ -42,7 +42,18 @@ def max_pool2d(x: Tensor, *args: Any) -> Tensor:
     return F.max_pool2d(x, *args)
 
 
-RELU, FLATTEN, MAX_POOL2D, SPARSE_LINEAR, SPARSE_CONV2D = range(5)  # as csrc/packed_sequential.cpp reads them
+def same_padding(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, int, int, int]:
+    """TensorFlow's SAME for this x: (top, bottom, left, right)."""
+    sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
+    high, wide = (max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes)
+    return high // 2, high - high // 2, wide // 2, wide - wide // 2
+
+
+# As csrc/packed_sequential.cpp reads them.
+RELU, FLATTEN, MAX_POOL2D, SPARSE_LINEAR, SPARSE_CONV2D, DEPTHWISE_CONV2D, SEPARABLE_CONV2D, STEM_CONV2D = range(8)
+SAME = (-1, -1, -1, -1)
 
 
 def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int], ops: Any = None) -> Tensor:
@@ -61,7 +72,11 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
         return next(rest) if next(numbers) else None
 
     def activation() -> str:
-        return "relu" if next(numbers) else "none"
+        return ("none", "relu", "relu6")[next(numbers)]
+
+    def where(kernel: Sequence[int]) -> tuple[Sequence[int], ...]:
+        stride, padding, dilation = take(2), take(4), take(2)
+        return stride, same_padding(x, kernel, stride, dilation) if tuple(padding) == SAME else padding, dilation
 
     for kind in numbers:
         if kind == RELU:
@@ -73,9 +88,20 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
         elif kind == SPARSE_LINEAR:
             size = take(2)
             x = ops.sparse_linear(x, *packed(5), *size, bias(), activation())
+        elif kind == SPARSE_CONV2D:
+            shape, *around, groups = take(4), take(2), take(2), take(2), next(numbers)
+            x = ops.sparse_conv2d(x, *packed(3), shape, bias(), *around, groups, activation())
+        elif kind == SEPARABLE_CONV2D:
+            m, (depthwise, pointwise) = next(numbers), packed(2)
+            at, biases = where(depthwise.shape[:2]), (bias(), bias())
+            x = ops.separable_conv2d(x, depthwise, pointwise, m, *biases, *at, activation(), activation())
         else:
-            shape, *where, groups = take(4), take(2), take(2), take(2), next(numbers)
-            x = ops.sparse_conv2d(x, *packed(3), shape, bias(), *where, groups, activation())
+            (weight,) = packed(1)
+            at, b, act = where(weight.shape[2:]), bias(), activation()
+            if kind == DEPTHWISE_CONV2D:
+                x = ops.depthwise_conv2d(x, weight, b, *at, act)
+            else:
+                x = ops.stem_conv2d(x, weight, b, *at, act, bool(next(numbers)))
     return x
 
 

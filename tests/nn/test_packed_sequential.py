@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 import crest_ext
 from crest_ext import packed_sequential
-from crest_ext.nn import PackedSequential, SparseConv2d, SparseLinear
+from crest_ext.nn import (
+    DepthwiseConv2d,
+    PackedSequential,
+    SamePad2d,
+    SeparableConv2d,
+    SparseConv2d,
+    SparseLinear,
+    StemConv2d,
+)
 from crest_ext.nn.quick import MaxPool2d
 
 
@@ -109,6 +117,31 @@ def test_hooks_are_called(calls: list[list[int]]) -> None:
     assert (seen, len(calls)) == ([(3, 9)], 1)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_convolutions(channels_last: bool, calls: list[list[int]], isa: str) -> None:
+    """An image's, depthwise and separable ones, paddings in numbers and SAME, as they are by themselves."""
+    conv, depthwise = nn.Conv2d(3, 8, 3, 2, bias=False), DepthwiseConv2d(8, (3, 5), (2, 1), "same", activation="relu6")
+    separable = DepthwiseConv2d(16, 3, 2, (0, 1, 1, 0), bias=False), nn.Conv2d(16, 5, 1)
+    layers = [
+        StemConv2d.from_conv2d(conv, "relu", SamePad2d((3, 3), (2, 2)), channels_last),
+        depthwise,
+        SeparableConv2d.from_conv2d(DepthwiseConv2d(8, 3, 1, "same"), nn.Conv2d(8, 16, 1, bias=False), "relu", "none"),
+        SeparableConv2d.from_conv2d(*separable, "none", "relu6"),
+    ]
+    plain = nn.Sequential(*layers).eval().requires_grad_(False)
+    made = PackedSequential(dict(plain.named_children())).eval()
+    for shape in ((2, 3, 21, 18), (1, 3, 16, 16), (0, 3, 9, 9)):
+        x = torch.randn(shape)
+        assert torch.equal(made(x), plain(x))
+    assert [run[:2] for run in made.runs] == [(0, 4)]
+    assert len(calls) == 3
+    x = torch.randn(2, 3, 13, 14)
+    torch.testing.assert_close(torch.export.export(made, (x,)).module()(x), plain(x))
+    depthwise.weight.requires_grad_()
+    with pytest.raises(ValueError, match="packed_sequential: x and tensors must not require a gradient"):
+        made(x)
+
+
 def test_where_no_call_is_saved() -> None:
     ip = sparse(nn.Linear(6, 6))
     for layers in ([ip], [nn.ReLU(), ip, nn.ReLU()], [ip, nn.Tanh(), ip], [MaxPool2d(2), MaxPool2d(2)]):
@@ -122,14 +155,16 @@ LINEAR = [3, 2, 3, 0, 0]
     ("steps", "count", "rule"),
     [
         ([], 0, "packed_sequential: steps must have a layer, got none"),
-        ([5], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 4, got 5"),
-        ([0, -1], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 4, got -1"),
+        ([8], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 7, got 8"),
+        ([0, -1], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 7, got -1"),
         ([1, 0], 0, "packed_sequential: steps must end with a layer, got 2 numbers, which is within one"),
         (LINEAR[:-1], 5, "packed_sequential: steps must end with a layer, got 4 numbers, which is within one"),
         (LINEAR, 4, "packed_sequential: tensors must be as many as steps take, got 4"),
         (LINEAR, 6, "packed_sequential: tensors must be as many as steps take, 5, got 6"),
         ([3, 2, 3, 1, 0], 5, "packed_sequential: tensors must be as many as steps take, got 5"),
         ([3, 2, 4, 0, 0], 5, "sparse_linear: x must have shape (..., 4), got (1, 3)"),
+        ([3, 2, 3, 0, 3], 5, "packed_sequential: an activation among steps must be 0, 1 or 2, got 3"),
+        ([5, *[1] * 8, 0, 0], 1, "packed_sequential: a weight must have 4 dimensions, got (2, 16)"),
     ],
 )
 def test_errors(steps: list[int], count: int, rule: str) -> None:
@@ -140,7 +175,7 @@ def test_errors(steps: list[int], count: int, rule: str) -> None:
 
 
 def test_no_gradient() -> None:
-    with pytest.raises(ValueError, match="packed_sequential: x must not require a gradient"):
+    with pytest.raises(ValueError, match="packed_sequential: x and tensors must not require a gradient"):
         packed_sequential(torch.zeros(1, 3, requires_grad=True), [], [0])
     with torch.no_grad():
         packed_sequential(torch.zeros(1, 3, requires_grad=True), [], [0])

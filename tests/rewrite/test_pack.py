@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 from crest_ext import Surgery, SurgeryConfig, materialize
 from crest_ext.models import create_model
-from crest_ext.nn import DepthwiseConv2d, Masked, SeparableConv2d, SparseConv2d, SparseLinear, StemConv2d
+from crest_ext.nn import (
+    DepthwiseConv2d,
+    Masked,
+    PackedSequential,
+    SeparableConv2d,
+    SparseConv2d,
+    SparseLinear,
+)
 from crest_ext.rewrite import PackReport, pack
 from crest_ext.rewrite.pack import _medians
 
@@ -295,15 +302,12 @@ def test_separable(activation: str, sparse_wins: None) -> None:
     assert (first.kernel, first.reason) == (f"separable, {activation}", "measured 2.0 times as fast")
     assert (second.kernel, second.reason) == (f"separable, {activation}", "in one pass with 0.block3.dw.0")
     assert (layers["2"].kernel, layers["2"].reason) == ("depthwise, relu6", "measured 2.0 times as fast")
-    block = packed[0].block3
-    assert type(block.dw[0]) is SeparableConv2d
-    others = [block.dw[1], block.dw_activation, *block.pw, block.pw_activation]
-    assert [type(m) for m in others] == [nn.Identity] * 5
-    # What makes its x, with the padding in front.
+    # All in one call, with what makes its x and the padding in front.
     stem = layers["0.stem.0"]
     assert (stem.kernel, stem.reason) == (f"stem, {activation}", "measured 2.0 times as fast")
-    kinds_of = [type(m) for m in (packed[0].same, packed[0].stem[0], packed[0].stem[1], packed[0].stem_activation)]
-    assert kinds_of == [nn.Identity, StemConv2d, nn.Identity, nn.Identity]
+    (row,) = (m for m in packed.modules() if isinstance(m, PackedSequential))
+    assert kinds(row) == ["StemConv2d", *["SeparableConv2d"] * 8]
+    assert len(row.runs) == 1
     assert torch.equal(copy.deepcopy(packed)(x), packed(x))
     torch.testing.assert_close(torch.compile(packed, fullgraph=True, backend="aot_eager")(x), packed(x))
 
@@ -345,6 +349,16 @@ def test_separable_layers_are_measured_in_their_format(monkeypatch: pytest.Monke
     assert last == [True] * 8
 
 
+def test_hooks_of_what_holds_modules_are_called(sparse_wins: None) -> None:
+    whole, x, seen = mobilenet(), torch.rand(2, 3, 32, 32), []
+    whole[0].block3.register_forward_hook(lambda *_: seen.append("block3"))
+    packed = pack(whole, x)
+    seen.clear()
+    torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
+    assert seen == ["block3"] * 2
+    assert type(packed[0].block3.dw[0]) is SeparableConv2d
+
+
 def test_what_a_separable_layer_reads_stays_dense(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the format that it takes, and the activation between them in place."""
     whole, x = mobilenet(), torch.rand(2, 3, 32, 32)
@@ -353,9 +367,10 @@ def test_what_a_separable_layer_reads_stays_dense(monkeypatch: pytest.MonkeyPatc
     packed = pack(whole, x)
     assert next(seconds, None) is None
     torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
-    assert type(packed[0].block3.dw[0]) is SeparableConv2d
-    assert packed[0].stem[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert packed[0].stem_activation.inplace and not whole[0].stem_activation.inplace
+    assert packed.get_submodule("0.stem.0").weight.is_contiguous(memory_format=torch.channels_last)
+    (row,) = (m for m in packed.modules() if isinstance(m, PackedSequential))
+    assert kinds(row) == ["ReLU", *["SeparableConv2d"] * 8]
+    assert row[0].inplace and not whole[0].stem_activation.inplace
 
 
 def test_depthwise_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from crest_ext.nn.pad import same
 from crest_ext.ops import depthwise_conv2d
 from crest_ext.ops.depthwise_conv2d import sides
+from crest_ext.reference import same_padding
 
 
 def pads(
     padding: str | tuple[int, ...], x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[int, ...]:
     """A padding in numbers, "same" being TensorFlow's SAME for this x."""
-    return same(x, kernel, stride, dilation) if isinstance(padding, str) else padding
+    return same_padding(x, kernel, stride, dilation) if isinstance(padding, str) else padding
 
 
 class DepthwiseConv2d(nn.Conv2d):

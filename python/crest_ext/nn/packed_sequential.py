@@ -7,14 +7,18 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from crest_ext import reference as ref
+from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.packed import Packed
 from crest_ext.nn.quick import MaxPool2d
+from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
+from crest_ext.nn.stem import StemConv2d
 from crest_ext.ops import packed_sequential
-from crest_ext.ops.depthwise_conv2d import pair
-from crest_ext.reference import FLATTEN, MAX_POOL2D, RELU, SPARSE_CONV2D, SPARSE_LINEAR
+from crest_ext.ops.depthwise_conv2d import pair, sides
 
-OPENING = (SparseConv2d, SparseLinear, nn.Flatten)  # that take what they take as modules, and nothing more
+CONVS = (SparseConv2d, DepthwiseConv2d, SeparableConv2d, StemConv2d)
+OPENING = (*CONVS, SparseLinear, nn.Flatten)  # that take what they take as modules, and nothing more
 
 
 class Run(NamedTuple):
@@ -23,15 +27,17 @@ class Run(NamedTuple):
     begin: int
     end: int
     steps: list[int]
-    tensors: list[tuple[int, str]]  # their places: a layer, counted from `begin`, and the name of a buffer
+    tensors: list[tuple[int, str, str]]  # their places: a layer, counted from `begin`, a dict of it, and a key
+    saved: int  # calls
 
 
 class PackedSequential(nn.Sequential):
     """torch.nn.Sequential for inference, in which neighbours that `packed_sequential` knows are one call of it.
 
-    These are SparseConv2d, SparseLinear, nn.quick.MaxPool2d, nn.Flatten, nn.ReLU and nn.Identity, where two or more
-    of the first three follow each other. Any other module is called as it is. Names, and so a state_dict, are those of
-    an nn.Sequential of the same modules. The modules are not to be replaced or set otherwise later.
+    These are SparseConv2d, DepthwiseConv2d, SeparableConv2d, StemConv2d, SparseLinear, nn.quick.MaxPool2d, nn.Flatten,
+    nn.ReLU and nn.Identity, where two or more of the first six follow each other. Any other module is called as it is.
+    Names, and so a state_dict, are those of an nn.Sequential of the same modules. The modules are not to be replaced or
+    set otherwise later.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
@@ -44,17 +50,22 @@ class PackedSequential(nn.Sequential):
     def of(layers: Mapping[str, nn.Module]) -> PackedSequential | None:
         """None where no call is saved."""
         made = PackedSequential(layers)
-        return made if any(run.steps for run in made.runs) else None
+        return made if made.saved else None
+
+    @property
+    def saved(self) -> int:
+        """Calls of ops fewer than of the modules."""
+        return sum(run.saved for run in self.runs)
 
     def forward(self, x: Tensor) -> Tensor:
         layers: list[Any] = list(self._modules.values())
-        for begin, end, steps, places in self.runs:
+        for begin, end, steps, places, _ in self.runs:
             some = layers[begin:end]
             if not steps or any([layer._forward_hooks or layer._forward_pre_hooks for layer in some]):  # noqa: C419 (faster)
                 for layer in some:
                     x = layer(x)
             else:
-                x = packed_sequential(x, [some[i]._buffers[name] for i, name in places], steps)
+                x = packed_sequential(x, [some[i].__dict__[kind][name] for i, kind, name in places], steps)
         return x
 
 
@@ -68,14 +79,26 @@ def _runs(layers: list[nn.Module]) -> Iterator[Run]:
             if step is None:
                 break
             steps += step
-            if isinstance(layer, Packed):
-                names = (*layer.tensors, "bias") if layer.bias is not None else layer.tensors
-                places += [(end - begin, name) for name in names]
-            ops += isinstance(layer, (Packed, MaxPool2d))
+            places += [(end - begin, kind, name) for kind, name in _tensors(layer)]
+            ops += isinstance(layer, (*CONVS, SparseLinear, MaxPool2d))
             end += 1
         end = max(end, begin + 1)
-        yield Run(begin, end, steps, places) if ops > 1 else Run(begin, end, [], [])
+        yield Run(begin, end, steps, places, ops - 1) if ops > 1 else Run(begin, end, [], [], 0)
         begin = end
+
+
+def _tensors(layer: nn.Module) -> Iterator[tuple[str, str]]:
+    """The places of those that a step of a layer takes: each weight, then each bias, if it is there."""
+    names: tuple[str, ...] = ()
+    if isinstance(layer, Packed):
+        names = (*layer.tensors, "bias")
+    elif isinstance(layer, SeparableConv2d):
+        names = ("depthwise", "pointwise", "depthwise_bias", "bias")
+    elif isinstance(layer, (DepthwiseConv2d, StemConv2d)):
+        names = ("weight", "bias")
+    for name in names:
+        if getattr(layer, name) is not None:
+            yield "_parameters" if name in layer._parameters else "_buffers", name
 
 
 def _step(layer: nn.Module) -> list[int] | None:
@@ -88,23 +111,46 @@ def _step(layer: nn.Module) -> list[int] | None:
 
 def _pool(layer: MaxPool2d) -> Iterable[int]:
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    return (MAX_POOL2D, *(number for size in sizes for number in pair(size)), layer.ceil_mode)
+    return (ref.MAX_POOL2D, *(number for size in sizes for number in pair(size)), layer.ceil_mode)
 
 
 def _linear(layer: SparseLinear) -> Iterable[int]:
-    return (SPARSE_LINEAR, layer.out_features, layer.in_features, layer.bias is not None, layer.activation == "relu")
+    return (ref.SPARSE_LINEAR, layer.out_features, layer.in_features, layer.bias is not None, _ACT[layer.activation])
 
 
 def _conv(layer: SparseConv2d) -> Iterable[int]:
     where = (*layer.weight_shape, *layer.stride, *layer.padding, *layer.dilation, layer.groups)
-    return (SPARSE_CONV2D, *where, layer.bias is not None, layer.activation == "relu")
+    return (ref.SPARSE_CONV2D, *where, layer.bias is not None, _ACT[layer.activation])
 
 
+def _where(layer: DepthwiseConv2d | SeparableConv2d | StemConv2d) -> Iterable[int]:
+    padding = ref.SAME if isinstance(layer.padding, str) else sides(layer.padding)
+    return (*layer.stride, *padding, *layer.dilation)
+
+
+def _depthwise(layer: DepthwiseConv2d) -> Iterable[int]:
+    return (ref.DEPTHWISE_CONV2D, *_where(layer), layer.bias is not None, _ACT[layer.activation])
+
+
+def _separable(layer: SeparableConv2d) -> Iterable[int]:
+    biases = layer.depthwise_bias is not None, layer.bias is not None
+    activations = _ACT[layer.depthwise_activation], _ACT[layer.activation]
+    return (ref.SEPARABLE_CONV2D, layer.out_channels, *_where(layer), *biases, *activations)
+
+
+def _stem(layer: StemConv2d) -> Iterable[int]:
+    return (ref.STEM_CONV2D, *_where(layer), layer.bias is not None, _ACT[layer.activation], layer.channels_last)
+
+
+_ACT = {"none": 0, "relu": 1, "relu6": 2}
 STEPS: dict[type[nn.Module], Callable[[Any], Iterable[int]]] = {
     nn.Identity: lambda _: (),
-    nn.ReLU: lambda _: (RELU,),
-    nn.Flatten: lambda layer: (FLATTEN, layer.start_dim, layer.end_dim),
+    nn.ReLU: lambda _: (ref.RELU,),
+    nn.Flatten: lambda layer: (ref.FLATTEN, layer.start_dim, layer.end_dim),
     MaxPool2d: _pool,
     SparseLinear: _linear,
     SparseConv2d: _conv,
+    DepthwiseConv2d: _depthwise,
+    SeparableConv2d: _separable,
+    StemConv2d: _stem,
 }

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def same(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
-    """TensorFlow's SAME padding for this x: (top, bottom, left, right)."""
-    sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
-    totals = [max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes]
-    return tuple(side for total in totals for side in (total // 2, total - total // 2))
+from crest_ext.reference import same_padding
 
 
 class SamePad2d(nn.Module):
@@ -27,7 +20,7 @@ class SamePad2d(nn.Module):
         self.kernel_size, self.stride = kernel_size, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        top, bottom, left, right = same(x, self.kernel_size, self.stride, (1, 1))
+        top, bottom, left, right = same_padding(x, self.kernel_size, self.stride, (1, 1))
         return F.pad(x, (left, right, top, bottom))
 
     def extra_repr(self) -> str:

@@ -15,17 +15,23 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
 
     `nn.PackedSequential` writes the steps of its layers. A step is the number of a kind and then
 
-    ==  =============  ===============================================================================================
+    ==  ================  ============================================================================================
     0   relu
-    1   flatten        start_dim, end_dim
-    2   max_pool2d     kernel_size, stride, padding and dilation, two numbers each; ceil_mode
-    3   sparse_linear  out_features, in_features; whether there is a bias, whether a relu follows
-    4   sparse_conv2d  weight_shape (four numbers), stride, padding and dilation (two each), groups; bias, relu
-    ==  =============  ===============================================================================================
+    1   flatten           start_dim, end_dim
+    2   max_pool2d        kernel_size, stride, padding and dilation, two numbers each; ceil_mode
+    3   sparse_linear     out_features, in_features; whether there is a bias; activation
+    4   sparse_conv2d     weight_shape (four numbers), stride, padding and dilation (two each), groups; bias, activation
+    5   depthwise_conv2d  stride, padding (four numbers) and dilation; bias, activation
+    6   separable_conv2d  out_channels, stride, padding, dilation; both biases, both activations
+    7   stem_conv2d       stride, padding, dilation; bias, activation; channels_last
+    ==  ================  ============================================================================================
+
+    An activation is 0 for none, 1 for relu, 2 for relu6, where its op has it. Four numbers of padding are top, bottom,
+    left and right; -1, four times, is TensorFlow's SAME.
 
     Args:
         x: what the first layer takes.
-        tensors: the packed weights of the layers, in their order, each with its bias behind it if it has one.
+        tensors: the weights of the layers, in their order, each with its bias behind it if it has one.
         steps: of all layers, one after another; at least one.
 
     Returns:
@@ -33,14 +39,15 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
 
     Raises:
         ValueError: steps that are cut short or of no kind, tensors that are fewer or more than these take, what an op
-            refuses; x requires a gradient, and they are enabled.
+            refuses; x or one of the tensors requires a gradient, and they are enabled.
     """
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("packed_sequential: x must not require a gradient, for there is none; use torch.no_grad()")
+    if torch.is_grad_enabled() and (x.requires_grad or any([t.requires_grad for t in tensors])):  # noqa: C419 (faster)
+        raise ValueError(
+            "packed_sequential: x and tensors must not require a gradient, for there is none; use torch.no_grad()"
+        )
     return torch.ops.crest.packed_sequential(x, tensors, steps)
 
 
 @torch.library.register_fake("crest::packed_sequential")
 def _fake(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]) -> Tensor:
-    y = one_by_one(x, tensors, steps, torch.ops.crest)
-    return y.new_empty(y.shape)
+    return torch.empty_like(one_by_one(x, tensors, steps, torch.ops.crest))

@@ -25,18 +25,21 @@ MODULES: dict[Callable[..., Any] | str, tuple[Callable[..., nn.Module], tuple[st
 }
 
 
-def to_modules(model: Model, args: tuple[Any, ...]) -> Model | fx.GraphModule:
+def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Model | fx.GraphModule:
     """The model with modules in place of calls of relu, relu6, max_pool2d, local_response_norm and flatten.
 
-    A torch.fx.GraphModule on the same submodules, under their names. The model itself where it has no such calls, where
-    torch.fx cannot trace it, or where what was traced does not give the same for `args`.
+    A torch.fx.GraphModule on the same submodules, under their names. The model itself where torch.fx cannot trace it,
+    where a module of modules has hooks, where what was traced does not give the same for `args`, or where it has no
+    such calls, and it is not `always`.
     """
+    if any(module._modules and has_hooks(module) for module in model.modules()):
+        return model  # a graph calls none of those any more
     try:
         graph = Tracer().trace(model)
     except Exception:  # whatever a model's code makes of a tensor that has no values
         return model
     found = [(node, made) for node in graph.nodes if (made := _module(node))]
-    if not found:
+    if not found and not always:
         return model
     traced = fx.GraphModule(model, graph)
     for i, (node, module) in enumerate(found):

@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import fx, nn
 
 from crest_ext.nn.packed_sequential import STEPS, PackedSequential
 from crest_ext.rewrite.calls import has_hooks
+from crest_ext.rewrite.functions import to_modules, without_identities
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def in_one_call(model: Model) -> Model:
+def in_one_call(model: Model, args: tuple[Any, ...]) -> Model | nn.Module:
     """The model with an nn.PackedSequential in place of each nn.Sequential, or row in a traced graph, that gains by it.
 
-    An nn.Sequential keeps all its names. Modules of a graph get the place "first_to_last" in front of theirs.
+    An nn.Sequential keeps all its names. Modules of a graph get the place "first_to_last" in front of theirs. A model
+    of more than nn.Sequentials that torch.fx has not traced yet is, if that saves more calls than they do.
     """
     if isinstance(model, fx.GraphModule):
-        for nodes in _rows(model):
-            row = {str(node.target).replace(".", "_"): model.get_submodule(str(node.target)) for node in nodes}
-            if made := PackedSequential.of(row):
-                _group(model, nodes, "_to_".join((next(iter(row)), next(reversed(row)))), made.eval())
-        model.delete_all_unused_submodules()
-        model.recompile()
-        return _alone(model) or model
+        return _in_rows(without_identities(model), 0) or model
+    if any(module._modules and type(module) is not nn.Sequential for module in model.modules()):
+        graph = without_identities(to_modules(model, args, always=True))
+        saved = sum(made.saved for module in model.modules() if (made := _packed(module)))
+        if isinstance(graph, fx.GraphModule) and (in_rows := _in_rows(graph, saved)):
+            return in_rows
     for parent in reversed([*model.modules()]):  # what is inside first
         for name, child in parent._modules.items():
             if child is not None and (made := _packed(child)):
                 parent._modules[name] = made
-    return _packed(model) or model  # type: ignore[return-value]
+    return _packed(model) or model
 
 
-def _alone(model: fx.GraphModule) -> Model | None:
+def _in_rows(graph: fx.GraphModule, least: int) -> nn.Module | None:
+    """The graph with its rows as one call each, if that saves more calls than `least`."""
+    rows = [(nodes, made) for nodes in _rows(graph) if (made := PackedSequential.of(_row(graph, nodes)))]
+    if sum(made.saved for _, made in rows) <= least:
+        return None
+    for nodes, made in rows:
+        first, *_, last = made._modules
+        _group(graph, nodes, f"{first}_to_{last}", made.eval())
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    return _alone(graph) or graph
+
+
+def _row(graph: fx.GraphModule, nodes: list[fx.Node]) -> dict[str, nn.Module]:
+    return {str(node.target).replace(".", "_"): graph.get_submodule(str(node.target)) for node in nodes}
+
+
+def _alone(model: fx.GraphModule) -> nn.Module | None:
     """The one module that a model calls, with what it gets, for what it gives: without a graph around it."""
     match list(model.graph.nodes):
         case [fx.Node(op="placeholder") as x, fx.Node(op="call_module") as call, fx.Node(op="output") as out]:
             if call.args == (x,) and not call.kwargs and out.args == (call,):
-                return model.get_submodule(call.target)  # type: ignore[arg-type, return-value]
+                return model.get_submodule(call.target)  # type: ignore[arg-type]
     return None
 
 

@@ -20,7 +20,7 @@ from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, before_in_row, followers, has_hooks, record
 from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
 from crest_ext.rewrite.chains import Chain, Stem, activation_of, chains, stem
-from crest_ext.rewrite.functions import to_modules, without_identities
+from crest_ext.rewrite.functions import to_modules
 from crest_ext.rewrite.in_one_call import in_one_call
 from crest_ext.rewrite.materialize import materialize
 
@@ -88,7 +88,8 @@ def pack(
     local_response_norm count as modules; the last two are computed in a faster way where it is one here. A
     depthwise convolution and a pointwise one behind it become one `nn.SeparableConv2d` where that is faster than the
     two as they were chosen. A convolution of an image becomes one `nn.StemConv2d` with its padding and activation where
-    that is faster. Sparse layers in a row, with what is between them, become one call: an `nn.PackedSequential`.
+    that is faster. Layers on our kernels in a row, with what is between them, become one call: an
+    `nn.PackedSequential`, for which a model of more than nn.Sequentials is traced.
     Behind a layer that stays dense, a ReLU works in place. Masked layers that stay dense become plain ones with
     exact zeros, as `materialize` makes them. At last the whole is measured against the materialised model, and if
     it is not faster, the materialised model is what comes back. So a packed model is for inputs of about the
@@ -150,7 +151,8 @@ def pack(
             if activation != "none":
                 packed.set_submodule(after, nn.Identity())
                 chosen[name] = replace(layer, kernel=f"{layer.kernel}, {activation}")
-    packed = in_one_call(without_identities(packed))
+    with torch.inference_mode():
+        packed = cast("Model", in_one_call(packed, args))
     seconds, faster, reason = (0.0, 0.0), False, "no layer is faster packed"
     if any(layer.kernel != "dense" for layer in chosen.values()):
         with torch.inference_mode():
