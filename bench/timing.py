@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,19 +18,24 @@ class Seconds(float):
     """What a function returns that ran in another process: how long it took there."""
 
 
-SHORT = 20e-3  # seconds
+SHORT, LONG = 5e-3, 50e-3  # seconds
 IN_A_ROW = 4  # calls of what is short: measured, the last is as fast as further ones
 
 
-def timed(function: Function) -> float:
-    """Seconds of a call; of the last of a few in a row where it is short.
+def in_a_row(functions: Iterable[Function]) -> int:
+    """Calls of each in every round: a few where the fastest is short, and then of all, so that none meets colder caches.
 
     In a network a layer finds its kernel's code in cache, and its input, which the layer before has just written. Here
     a first call finds what the other functions left, which costs a small layer several times its work.
     """
-    for _ in range(IN_A_ROW):
+    return IN_A_ROW if min(map(_once, functions)) <= SHORT else 1
+
+
+def timed(function: Function, calls: int) -> float:
+    """Seconds of the last of so many calls; or of the first that is so long that caches do not matter to it."""
+    for _ in range(calls):
         seconds = _once(function)
-        if seconds > SHORT:
+        if seconds > LONG:
             break
     return seconds
 
@@ -48,9 +53,10 @@ def interleaved(functions: Mapping[str, Function], rounds: int, warmup: int = 1)
     so ratios hold where times do not.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
+    calls = in_a_row(functions.values())
     for i in range(warmup + rounds):
         for name, function in functions.items():
-            taken = timed(function)
+            taken = timed(function, calls)
             if i >= warmup:
                 seconds[name].append(taken)
     return {name: statistics.median(times) for name, times in seconds.items()}
@@ -92,14 +98,13 @@ def compare(
     probes = limits.arithmetic() if flops else limits.bandwidth() if nbytes > limits.CACHED_BYTES else {}
     functions = {name: f for name, f in others.items() if callable(f)}
     seconds: dict[str, list[float]] = {name: [] for name in (*functions, *probes)}
-    warmed: list[float] = []  # our calls that are not timed, before each timed one if they are short
+    calls = in_a_row((crest, *functions.values())) if benchmark.enabled else 1
 
     def run_others() -> None:
         for name, function in ({name: f for name, (_, f) in probes.items()} | functions).items():
-            seconds[name].append(timed(function))
-        for _ in range(IN_A_ROW - 1):
-            if not warmed or warmed[-1] <= SHORT:
-                warmed.append(_once(crest))
+            seconds[name].append(timed(function, calls))
+        for _ in range(calls - 1):
+            crest()
 
     benchmark.group = group
     benchmark.pedantic(crest, setup=run_others, rounds=rounds, warmup_rounds=1)

@@ -79,7 +79,7 @@ def test_papers_are_renewed_alone(tmp_path: Path) -> None:
 def test_interleaved() -> None:
     calls: list[str] = []
     medians = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1)
-    assert calls == (["a"] * timing.IN_A_ROW + ["b"] * timing.IN_A_ROW) * 4
+    assert calls == ["a", "b"] + (["a"] * timing.IN_A_ROW + ["b"] * timing.IN_A_ROW) * 4
     assert set(medians) == {"a", "b"}
     assert all(seconds > 0 for seconds in medians.values())
 
@@ -103,5 +103,15 @@ def test_headlines_replace_the_readmes_table(tmp_path: Path) -> None:
 def test_long_functions_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "SHORT", 0.0)
     calls: list[str] = []
-    interleaved({"a": lambda: calls.append("a")}, rounds=3, warmup=1)
-    assert len(calls) == 4
+    interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, warmup=1)
+    assert calls == ["a", "b"] * 5
+
+
+def test_all_are_called_as_often_as_the_fastest_unless_they_are_long() -> None:
+    calls: list[str] = []
+    functions = {
+        name: lambda name=name, seconds=seconds: calls.append(name) or timing.Seconds(seconds)
+        for name, seconds in (("short", timing.SHORT), ("longer", 2 * timing.SHORT), ("long", 2 * timing.LONG))
+    }
+    interleaved(functions, rounds=1, warmup=0)
+    assert calls == [*functions, *["short"] * timing.IN_A_ROW, *["longer"] * timing.IN_A_ROW, "long"]
