@@ -23,7 +23,7 @@ IN_A_ROW = 4  # calls of what is short: measured, the last is as fast as further
 
 
 def in_a_row(functions: Iterable[Function]) -> int:
-    """Calls of each in every round: a few where the fastest is short, and then of all, so that none meets colder caches.
+    """Calls of each in every round: a few where the fastest is short, and then of all, so that all meet warm caches.
 
     In a network a layer finds its kernel's code in cache, and its input, which the layer before has just written. Here
     a first call finds what the other functions left, which costs a small layer several times its work.
