@@ -8,6 +8,7 @@ namespace crest::CREST_ISA {
 namespace {
 
 constexpr int tile_columns = 7, spread_columns = 8;
+constexpr int64_t far_bytes = 8 << 20;  // of x and y, which the second level of cache keeps too little of
 
 // Some rows of an image, and some of its channels.
 template <class T>
@@ -19,6 +20,7 @@ struct Image {
   T* y;
   int64_t first, last;  // channels of y
   int64_t pitch;        // numbers from one pixel of y to the next
+  bool far;             // x comes from beyond the second level of cache, more slowly than it is computed with
 
   T* pixel(int64_t i, int64_t j) const { return y + (i * a.out_w + j) * pitch - first; }
 
@@ -70,6 +72,13 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
   for (int64_t next = image.first; next < image.last; next += V::width) {
     const int64_t channel = min(next, image.last - V::width);
     V weight[K * K], sum[rows * columns];
+    // The rows below, for the next rows of y. The processor's own prefetcher does not follow so many streams.
+    if (image.far) {
+      const T* x = image.x + ((top + (rows - 1) * S + K) * a.w + left) * c + channel;
+      unroll<rows * S>([&](auto p) CREST_INLINE {
+        unroll<columns * S>([&](auto q) CREST_INLINE { __builtin_prefetch(x + (p * a.w + q) * c, 0, 2); });
+      });
+    }
     unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::load(image.weight + t * c + channel); });
     const V bias = image.bias(V{}, channel);
     unroll<rows * columns>([&](auto t) CREST_INLINE { sum[t] = bias; });
@@ -207,13 +216,15 @@ void depthwise_conv2d_pixels(const DepthwiseConv2d& a, const void* packed, int64
     const int64_t pairs = (a.out_h + 1) / 2;
     for (int64_t pair = begin; pair < end; ++pair) {
       const int64_t n = pair / pairs;
-      const Image<T> image{a,
-                           static_cast<const Acc<T>*>(packed),
-                           static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
-                           static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c,
-                           0,
-                           a.out_c,
-                           a.out_c};
+      const Image<T> image{
+          a,
+          static_cast<const Acc<T>*>(packed),
+          static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
+          static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c,
+          0,
+          a.out_c,
+          a.out_c,
+          static_cast<int64_t>(sizeof(T)) * a.n * (a.h * a.w * a.in_c + a.out_h * a.out_w * a.out_c) > far_bytes};
       pair_of_rows(image, pair % pairs * 2);
     }
   });
@@ -225,7 +236,7 @@ void depthwise_conv2d_slab(const DepthwiseConv2d& a, const float* packed, int64_
   part.top -= row * a.stride_h;
   part.out_h = rows;
   const float* x = static_cast<const float*>(a.x) + n * a.h * a.w * a.in_c;
-  for (int64_t i = 0; i < rows; i += 2) pair_of_rows(Image<float>{part, packed, x, slab, first, last, pitch}, i);
+  for (int64_t i = 0; i < rows; i += 2) pair_of_rows(Image<float>{part, packed, x, slab, first, last, pitch, false}, i);
 }
 
 }  // namespace crest::CREST_ISA
