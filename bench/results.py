@@ -151,6 +151,7 @@ def report(run: dict[str, Any], folder: Path = HERE / "papers" / "results") -> s
     lines += ["## Kernels\n", "`pytest bench/`. A ratio above 1 means that ours is faster than the best other."]
     row = f"all that take less than {1e3 * LONG:g} ms are called {IN_A_ROW} times in a row, and the last is timed."
     lines += [f"Where the fastest takes less than {1e3 * SHORT:g} ms, {row}"]
+    lines += ["malloc keeps what is freed."]
     lines += ["A share of the limit is one of the best limit measured in the same rounds.\n"]
     lines += group_tables(run["benchmarks"])
     reproductions = list(papers(folder))
