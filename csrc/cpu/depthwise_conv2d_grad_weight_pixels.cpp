@@ -9,10 +9,9 @@ namespace {
 constexpr int64_t most_channels = 64;  // whose sums stay in the first level of cache
 
 // `columns` pixels of a row of grad at once, so that a register of x, once loaded, meets a row of the kernel.
-template <int K, int S, int columns, bool edge, class T>
+template <class V, int K, int S, int columns, bool edge, class T>
 void tile(const DepthwiseConv2dGradWeight& a, const T* grad, const T* image, int64_t i, int64_t j, int64_t channels,
           Acc<T>* sums) {
-  using V = Vec<Acc<T>>;
   const int64_t top = i * S - a.top, left = j * S - a.left;
   for (int64_t channel = 0; channel < channels; channel += V::width) {
     V g[columns];
@@ -59,19 +58,25 @@ void any_pixels(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) 
       for (int l = 0; l < V::width; ++l) static_cast<T*>(a.grad_weight)[(o + l) * taps + t] = result[l];
     };
     if (a.multiplier == 1) {
-      for_each_register<A>(begin, end, step);
+      for_each_overlapping<A>(end - begin, [&](auto v, int64_t o) { step(v, begin + o); });
     } else {
       for (int64_t o = begin; o < end; ++o) step(One<A>{}, o);
     }
   }
 }
 
-template <class T, int K, int S>
+// Channels that do not fill a register are done again with those before them.
+template <class T, int K, int S, class V = Vec<Acc<T>>>
 void pixels(const DepthwiseConv2dGradWeight& a, const int64_t first, const int64_t end) {
   constexpr int columns = 7;
-  constexpr int64_t width = Vec<Acc<T>>::width;
-  for (int64_t begin = first; begin + width <= end; begin += most_channels) {
-    const int64_t channels = min((end - begin) / width * width, most_channels);
+  constexpr int64_t width = V::width;
+  if (end - first < width) {
+    if constexpr (width > 8 && sizeof(T) == sizeof(float)) return pixels<T, K, S, Vec<float, 2 * width>>(a, first, end);
+    return any_pixels<T>(a, first, end);
+  }
+  for (int64_t next = first, channels; next < end; next += channels) {
+    const int64_t begin = min(next, end - width);
+    channels = min((end - begin) / width * width, most_channels);
     Acc<T> sums[K * K * most_channels] = {};
     for (int64_t row = 0; row < a.n * a.out_h; ++row) {
       const T* grad = static_cast<const T*>(a.grad) + row * a.out_w * a.c + begin;
@@ -80,17 +85,16 @@ void pixels(const DepthwiseConv2dGradWeight& a, const int64_t first, const int64
       for (; j + columns <= a.out_w; j += columns) {
         const int64_t left = j * S - a.left;
         if (left < 0 || left + (columns - 1) * S + K > a.w)
-          tile<K, S, columns, true>(a, grad + j * a.c, image, row % a.out_h, j, channels, sums);
+          tile<V, K, S, columns, true>(a, grad + j * a.c, image, row % a.out_h, j, channels, sums);
         else
-          tile<K, S, columns, false>(a, grad + j * a.c, image, row % a.out_h, j, channels, sums);
+          tile<V, K, S, columns, false>(a, grad + j * a.c, image, row % a.out_h, j, channels, sums);
       }
-      for (; j < a.out_w; ++j) tile<K, S, 1, true>(a, grad + j * a.c, image, row % a.out_h, j, channels, sums);
+      for (; j < a.out_w; ++j) tile<V, K, S, 1, true>(a, grad + j * a.c, image, row % a.out_h, j, channels, sums);
     }
     T* y = static_cast<T*>(a.grad_weight) + begin * K * K;
     for (int64_t c = 0; c < channels; ++c)
       for (int t = 0; t < K * K; ++t) narrow(sums[t * most_channels + c], y[c * K * K + t]);
   }
-  any_pixels<T>(a, end - (end - first) % width, end);
 }
 
 }  // namespace
