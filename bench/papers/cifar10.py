@@ -95,7 +95,7 @@ FAST = any(torch.cpu.get_capabilities().get(name, False) for name in ("amx_bf16"
 
 
 class InBfloat16(nn.Module):
-    """What is trained: twice as fast where the processor multiplies bfloat16, ten times as slow, and left out, elsewhere.
+    """What is trained: in bfloat16, where the processor multiplies it: twice as fast, and ten times as slow elsewhere.
 
     Parameters and sums stay float32.
     """

@@ -99,14 +99,19 @@ class Random(Functional):
         return super().forward(x) + F.relu(torch.rand(1))
 
 
+class Optional(Functional):
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> Tensor:
+        return super().forward(x if scale is None else x * scale)
+
+
 class Modules(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(1, 2, 3), nn.ReLU())
 
 
-@pytest.mark.parametrize("kind", [Branches, Random, Modules])
+@pytest.mark.parametrize("kind", [Branches, Random, Optional, Modules])
 def test_what_stays_as_it_is(kind: type[nn.Module]) -> None:
-    """What torch.fx cannot trace, what gives something else each time, and what calls nothing."""
+    """What torch.fx cannot trace, or traces wrongly, what gives something else each time, and what calls nothing."""
     model = kind().eval()
     assert to_modules(model, (torch.randn(1, 1, 12, 12),)) is model
 
