@@ -346,7 +346,8 @@ def test_separable_layers_are_measured_in_their_format(monkeypatch: pytest.Monke
     monkeypatch.setitem(pack.__globals__, "_medians", measured)
     monkeypatch.setattr(SeparableConv2d, "forward", spy)
     pack(mobilenet(), torch.rand(2, 3, 32, 32))
-    assert last == [True] * 8
+    assert len(last) >= 8
+    assert all(last)
 
 
 def test_hooks_of_what_holds_modules_are_called(sparse_wins: None) -> None:
