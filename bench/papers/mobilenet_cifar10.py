@@ -3,9 +3,10 @@
     PYTHONPATH=bench CREST_DATA=folder python bench/papers/mobilenet_cifar10.py
 
 The library's MobileNet for 32x32 images, from random weights, at each width multiplier alpha of the paper. Every epoch
-of the four together is about 20 minutes on an idle core with AMX. A finished width is kept in --work, with its file,
-and not run again; one cut short goes on at its last epoch. Latencies are measured anew by each call. Writes
-results/mobilenet_cifar10.json after each width, of which bench/papers/picture.py draws docs/mobilenet_cifar10.svg.
+of the four together is about 20 minutes on an idle core that multiplies bfloat16. A finished width is kept in --work,
+with its file, and not run again; one cut short goes on at its last epoch. Latencies are measured anew by each call.
+Writes results/mobilenet_cifar10.json after each width, of which bench/papers/picture.py draws
+docs/mobilenet_cifar10.svg.
 """
 
 from __future__ import annotations
