@@ -36,7 +36,7 @@ def measure() -> dict[str, Any]:
         seconds[str(n)] = {}
         x = torch.randn(n, LAYER[1])
         for zeros in ZEROS:
-            weight, packed, others = peers(*LAYER, zeros)
+            weight, packed, others = peers(*LAYER, zeros, torch.get_num_threads())
             calls = {OURS: partial(crest_ext.sparse_linear, x, *packed), DENSE: partial(F.linear, x, weight)}
             calls |= {name: peer(x) for name, peer in others.items() if not isinstance(peer, str)}
             torch.testing.assert_close(calls[OURS](), calls[DENSE](), rtol=1e-4, atol=1e-3)

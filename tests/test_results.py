@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import results
+import sparsity
 import timing
 from timing import interleaved
 
@@ -115,3 +116,11 @@ def test_all_are_called_as_often_as_the_fastest_unless_they_are_long() -> None:
     }
     interleaved(functions, rounds=1, warmup=0)
     assert calls == [*functions, *["short"] * timing.IN_A_ROW, *["longer"] * timing.IN_A_ROW, "long"]
+
+
+def test_the_picture_of_sparsity_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, small in (("LAYER", (8, 16)), ("ROWS", (1,)), ("ZEROS", [0.5])):
+        monkeypatch.setattr(sparsity, name, small)
+    seconds = sparsity.measure()["seconds"]["1"]["0.5"]
+    assert {sparsity.OURS, sparsity.DENSE, "torch CSR"} <= seconds.keys()
+    assert all(s > 0 for s in seconds.values())
