@@ -36,7 +36,10 @@ def test_calls_leave_nothing_behind(op: str) -> None:
     with torch.no_grad():
         for _ in range(20):
             function(*args)
-        before = in_use()
-        for _ in range(CALLS):
-            function(*args)
-        assert (in_use() - before) / CALLS < 8
+        left = []
+        for _ in range(3):  # a leak shows each time, what something else allocates meanwhile does not
+            before = in_use()
+            for _ in range(CALLS):
+                function(*args)
+            left.append((in_use() - before) / CALLS)
+    assert min(left) < 8
