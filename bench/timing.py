@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import statistics
 import time
@@ -22,12 +21,9 @@ def keep_pages() -> None:
     Results come and go here in an order that makes it give pages back, and each new one costs a fault in the function
     that happens to get it: 400 of them, several times the work of the layer whose result they hold.
     """
-    with contextlib.suppress(AttributeError):
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         for parameter, size in ((-1, 1 << 30), (-3, 1 << 25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, bytes
-            ctypes.CDLL(None).mallopt(parameter, size)
-
-
-keep_pages()
+            mallopt(parameter, size)
 
 
 class Seconds(float):
@@ -68,6 +64,7 @@ def interleaved(functions: Mapping[str, Function], rounds: int, warmup: int = 1)
     Neighbours and clocks slow a machine down for seconds at a time. Interleaved, that meets every function alike,
     so ratios hold where times do not.
     """
+    keep_pages()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     calls = in_a_row(functions.values())
     for i in range(warmup + rounds):
@@ -111,6 +108,7 @@ def compare(
         flops: work of one call of ours, for GFLOP/s and the share of the limit.
         more: further columns of the row.
     """
+    keep_pages()
     probes = limits.arithmetic() if flops else limits.bandwidth() if nbytes > limits.CACHED_BYTES else {}
     functions = {name: f for name, f in others.items() if callable(f)}
     seconds: dict[str, list[float]] = {name: [] for name in (*functions, *probes)}

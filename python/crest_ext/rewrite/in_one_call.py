@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import fx, nn
 
@@ -10,10 +10,8 @@ from crest_ext.nn.packed_sequential import STEPS, PackedSequential
 from crest_ext.rewrite.calls import has_hooks
 from crest_ext.rewrite.functions import to_modules, without_identities
 
-Model = TypeVar("Model", bound=nn.Module)
 
-
-def in_one_call(model: Model, args: tuple[Any, ...]) -> Model | nn.Module:
+def in_one_call(model: nn.Module, args: tuple[Any, ...]) -> nn.Module:
     """The model with an nn.PackedSequential in place of each nn.Sequential, or row in a traced graph, that gains by it.
 
     An nn.Sequential keeps all its names. Modules of a graph get the place "first_to_last" in front of theirs. A model

@@ -18,7 +18,6 @@ from crest_ext.nn.packed_sequential import PackedSequential
 from crest_ext.nn.quick import QUICK
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, before_in_row, followers, has_hooks, record
-from crest_ext.rewrite.chains import ACTIVATIONS as CHAINED
 from crest_ext.rewrite.chains import Chain, Stem, activation_of, chains, stem
 from crest_ext.rewrite.functions import to_modules
 from crest_ext.rewrite.in_one_call import in_one_call
@@ -137,10 +136,10 @@ def pack(
     for name, layer in chosen.items():
         after = follow.get(name, "")
         if layer.kernel == "dense" and name in free:
-            if after and type(modules[after]) in CHAINED:  # that reads what nobody else does
-                packed.set_submodule(after, type(modules[after])(inplace=True))
-            end = activation_of(modules, follow, name) or name
-            last = any(calls[chain.depthwise].x is calls[end].out for chain in fused)
+            behind = activation_of(modules, follow, name)
+            if behind:  # that reads what nobody else does
+                packed.set_submodule(behind, type(modules[behind])(inplace=True))
+            last = any(calls[chain.depthwise].x is calls[behind or name].out for chain in fused)
             if last:  # they read it so
                 modules[name].to(memory_format=torch.channels_last)
             if found := stem(modules, follow, name):
@@ -151,11 +150,10 @@ def pack(
             if activation != "none":
                 packed.set_submodule(after, nn.Identity())
                 chosen[name] = replace(layer, kernel=f"{layer.kernel}, {activation}")
-    with torch.inference_mode():
-        packed = cast("Model", in_one_call(packed, args))
     seconds, faster, reason = (0.0, 0.0), False, "no layer is faster packed"
     if any(layer.kernel != "dense" for layer in chosen.values()):
         with torch.inference_mode():
+            packed = cast("Model", in_one_call(packed, args))
             seconds = _medians(lambda: dense(*args), lambda: packed(*args))
         faster = seconds[1] < seconds[0]
         reason = f"packed, {seconds[0] / seconds[1]:.1f} times as fast" if faster else "dense, which is no slower"
