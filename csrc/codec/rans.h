@@ -43,6 +43,9 @@ class Encoder {
     count_ = uint64_t(to - words_.data());
   }
 
+  // What finish adds, at most.
+  uint64_t most_bytes() const { return 2 * (count_ + 2 * kMaxLanes); }
+
   void finish(int lanes, Bytes& out) {
     reserve(2 * uint64_t(lanes));
     for (int lane = lanes; lane-- > 0;) {

@@ -42,22 +42,23 @@ Bytes encode(const uint8_t* data, uint64_t n, Format format, uint64_t columns) {
     negative += !keep & (w != 0);
   }
   kept.resize(count);
-  const bool boolean = format.kind == Format::boolean, masked = boolean || kept.size() < n;
+  const bool boolean = format.kind == Format::boolean, masked = boolean || count < n, valued = !boolean && count;
   const int lanes = n < kManyElements ? 1 : kMaxLanes;
   Sink out;
-  out.byte((masked ? kMask : 0) | (negative ? kZeroSigns : 0) | (!boolean && !kept.empty() ? kValues : 0) |
+  out.byte((masked ? kMask : 0) | (negative ? kZeroSigns : 0) | (valued ? kValues : 0) |
            (lanes > 1 ? kFourLanes : 0));
   Encoder coder;
   // What is decoded last is put first.
   Sink values;
-  if (!boolean && !kept.empty()) {
+  if (valued) {
     const auto model = Values<Word>::fit(kept, format.kind == Format::floating);
     model.write(values);
     model.put(coder, values, lanes, kept);
   }
+  std::vector<Word>().swap(kept);  // several threads encode at a time: what is not needed is given back
   Sink signs;
   if (negative) {
-    const uint64_t zeros = n - kept.size();
+    const uint64_t zeros = n - count;
     Bits bits(zeros, Plane::margin(0));
     uint64_t at = 0;
     for (uint64_t i = 0; i < n; ++i)
@@ -71,6 +72,7 @@ Bytes encode(const uint8_t* data, uint64_t n, Format format, uint64_t columns) {
     plane.write(out);
     plane.put(coder, lanes, mask);
   }
+  out.bytes.reserve(out.bytes.size() + signs.bytes.size() + values.bytes.size() + coder.most_bytes());
   for (const Sink* part : {&signs, &values}) out.bytes.insert(out.bytes.end(), part->bytes.begin(), part->bytes.end());
   coder.finish(lanes, out.bytes);
   return out.bytes;

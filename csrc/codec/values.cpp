@@ -216,6 +216,7 @@ template <class Word>
 void Values<Word>::put(Encoder& out, Sink& raw, int lanes, const std::vector<Word>& words) const {
   Bytes symbols(words.size());
   uint8_t* next = symbols.data();
+  if (list_.empty()) raw.bytes.reserve(raw.bytes.size() + words.size() * uint64_t(raw_bits()) / 8 + 8);
   split(words, [&](uint64_t symbol, uint64_t rest, int bits) {
     *next++ = uint8_t(symbol);
     raw.bits(rest, bits);

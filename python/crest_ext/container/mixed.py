@@ -73,10 +73,10 @@ def _scale(flat: Tensor) -> tuple[Tensor, Tensor] | None:
 
 def _list(flat: Tensor) -> tuple[Tensor, Tensor] | None:
     """All values but 0, (count,), ascending, and integers, (n,): the first of either sign is 1 or -1."""
-    kept = flat[flat != 0]
-    if len(kept) > SAMPLE and len(kept[:: len(kept) // SAMPLE].unique()) > LONGEST:
+    some = flat[:: max(1, len(flat) // SAMPLE)]
+    if len(some[some != 0].unique()) > LONGEST:
         return None
-    values = kept.unique()
+    values = flat[flat != 0].unique()
     if not 0 < len(values) <= LONGEST or not _normal(values) or (_words(flat[flat == 0]) != 0).any():
         return None
     negative = int((values < 0).sum())
