@@ -1,8 +1,6 @@
 // Where channels come last: a register holds neighbouring channels of a pixel. The last one begins early where they do
 // not fill it, so as to be whole.
-#include "depthwise_activation.h"
-#include "depthwise_taps.h"
-#include "unroll.h"
+#include "depthwise_lines.h"
 
 namespace crest::CREST_ISA {
 namespace {
@@ -71,7 +69,7 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
   }
   for (int64_t next = image.first; next < image.last; next += V::width) {
     const int64_t channel = min(next, image.last - V::width);
-    V weight[K * K], sum[rows * columns];
+    V weight[rows * K], sum[rows * columns];
     // The rows below, for the next rows of y. The processor's own prefetcher does not follow so many streams.
     if (image.far) {
       const T* x = image.x + ((top + (rows - 1) * S + K) * a.w + left) * c + channel;
@@ -79,18 +77,21 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
         unroll<columns * S>([&](auto q) CREST_INLINE { __builtin_prefetch(x + (p * a.w + q) * c, 0, 2); });
       });
     }
-    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::load(image.weight + t * c + channel); });
     const V bias = image.bias(V{}, channel);
     unroll<rows * columns>([&](auto t) CREST_INLINE { sum[t] = bias; });
     unroll<(rows - 1) * S + K>([&](auto p) CREST_INLINE {
       if (top + p < 0 || top + p >= a.h) return;
       const T* x = image.x + ((top + p) * a.w + left) * c + channel;
+      unroll<rows * K>([&](auto t) CREST_INLINE {  // not all of the kernel: its registers would be too many
+        constexpr int r = p - t / K * S, s = t % K;
+        if constexpr (r >= 0 && r < K) weight[t] = V::load(image.weight + (r * K + s) * c + channel);
+      });
       unroll<(columns - 1) * S + K>([&](auto q) CREST_INLINE {
         if (edge && (left + q < 0 || left + q >= a.w)) return;
         const V seen = V::load(x + q * c);
         unroll<rows * columns>([&](auto t) CREST_INLINE {
           constexpr int r = p - t / columns * S, s = q - t % columns * S;
-          if constexpr (r >= 0 && r < K && s >= 0 && s < K) sum[t] = fma(seen, weight[r * K + s], sum[t]);
+          if constexpr (r >= 0 && r < K && s >= 0 && s < K) sum[t] = fma(seen, weight[t / columns * K + s], sum[t]);
         });
       });
     });
@@ -117,8 +118,8 @@ void rows_of(const Image<T>& image, int64_t i) {
 template <int K, int S, class T>
 void two_rows(const Image<T>& image, int64_t i) {
   if (i + 1 == image.a.out_h) return rows_of<K, S, 1>(image, i);
-  if constexpr (K == 3) return rows_of<K, S, 2>(image, i);
-  rows_of<K, S, 1>(image, i);  // all taps of two rows need more registers than there are
+  if constexpr (K == 3 && register_count > 16) return rows_of<K, S, 2>(image, i);
+  rows_of<K, S, 1>(image, i);  // sums and taps of two rows need more registers than there are
   rows_of<K, S, 1>(image, i + 1);
 }
 
@@ -177,12 +178,16 @@ void spread_row(const Image<T>& image, int64_t i) {
   (i - a.top) & 1 ? by_parity(Index<1>{}) : by_parity(Index<0>{});
 }
 
+bool is_dense(const DepthwiseConv2d& a) {
+  return a.dilation_h == 1 && a.dilation_w == 1 && a.in_c == a.out_c && a.kh == a.kw && a.stride_h == a.stride_w &&
+         a.spread_h == a.spread_w;
+}
+
 // Row i and, where the image has it, the next one.
 template <class T>
 void pair_of_rows(const Image<T>& image, int64_t i) {
   const DepthwiseConv2d& a = image.a;
-  const bool dense = a.dilation_h == 1 && a.dilation_w == 1 && a.in_c == a.out_c && a.kh == a.kw &&
-                     a.stride_h == a.stride_w && a.spread_h == a.spread_w;
+  const bool dense = is_dense(a);
   const int64_t end = min(i + 2, a.out_h);
   if (dense && a.spread_h == 1 && a.out_w >= tile_columns &&
       with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { two_rows<k, s>(image, i); }))
@@ -193,6 +198,20 @@ void pair_of_rows(const Image<T>& image, int64_t i) {
     return;
   for (int64_t row = i; row < end; ++row)
     for (int64_t j = 0; j < a.out_w; ++j) pixel(image, row, j);
+}
+
+// Rows [begin, end), the first of which is even.
+template <class T>
+void some_rows(const Image<T>& image, int64_t begin, int64_t end) {
+  const DepthwiseConv2d& a = image.a;
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const Slab slab{image.weight, image.x, image.y, image.first, image.last, image.pitch};
+    bool done = false;
+    if (is_dense(a) && a.spread_h == 1)
+      with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { done = by_lines<k, s>(a, slab, begin, end); });
+    if (done) return;
+  }
+  for (int64_t i = begin; i < end; i += 2) pair_of_rows(image, i);
 }
 
 }  // namespace
@@ -214,8 +233,8 @@ void depthwise_conv2d_pixels(const DepthwiseConv2d& a, const void* packed, int64
   dispatch(a.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     const int64_t pairs = (a.out_h + 1) / 2;
-    for (int64_t pair = begin; pair < end; ++pair) {
-      const int64_t n = pair / pairs;
+    for (int64_t pair = begin; pair < end;) {
+      const int64_t n = pair / pairs, first = n * pairs, last = min(end, first + pairs);
       const Image<T> image{
           a,
           static_cast<const Acc<T>*>(packed),
@@ -225,7 +244,8 @@ void depthwise_conv2d_pixels(const DepthwiseConv2d& a, const void* packed, int64
           a.out_c,
           a.out_c,
           static_cast<int64_t>(sizeof(T)) * a.n * (a.h * a.w * a.in_c + a.out_h * a.out_w * a.out_c) > far_bytes};
-      pair_of_rows(image, pair % pairs * 2);
+      some_rows(image, 2 * (pair - first), min(2 * (last - first), a.out_h));
+      pair = last;
     }
   });
 }
@@ -236,7 +256,7 @@ void depthwise_conv2d_slab(const DepthwiseConv2d& a, const float* packed, int64_
   part.top -= row * a.stride_h;
   part.out_h = rows;
   const float* x = static_cast<const float*>(a.x) + n * a.h * a.w * a.in_c;
-  for (int64_t i = 0; i < rows; i += 2) pair_of_rows(Image<float>{part, packed, x, slab, first, last, pitch, false}, i);
+  some_rows(Image<float>{part, packed, x, slab, first, last, pitch, false}, 0, rows);
 }
 
 }  // namespace crest::CREST_ISA

@@ -4,6 +4,7 @@
 #include "depthwise_rows.h"
 #include "depthwise_spread.h"
 #include "depthwise_taps.h"
+#include "depthwise_turned.h"
 
 namespace crest::CREST_ISA {
 namespace {
@@ -61,6 +62,11 @@ inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const V
 template <int K, int S>
 void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   using V = Vec<float>;
+  while (a.in_c == a.out_c && a.spread_h == 1 && begin < end) {
+    const int64_t last = min(end, (begin / a.out_c + 1) * a.out_c);  // of the image
+    if (last - begin < V::width || !turned_planes<K, S>(a, begin, last)) break;
+    begin = last;
+  }
   for (int64_t o = begin; o < end; ++o) {
     const Plane<float> plane(a, o);
     V weight[K * K];

@@ -7,11 +7,7 @@
 namespace crest::CREST_ISA {
 
 // Rows of results that are summed at once.
-#if defined(__AVX2__) && !defined(__AVX512F__)
-constexpr int tile_rows = 4;  // sixteen registers
-#else
-constexpr int tile_rows = 7;
-#endif
+constexpr int tile_rows = register_count > 16 ? 7 : 4;
 
 // What a register of results meets, whose first tap falls on (row, column) of the plane (h, w). `edge`: some of it may
 // lie beyond the left or the right.

@@ -30,6 +30,39 @@ CREST_INLINE inline void transpose(Vec<A, bytes>* rows) {
   }
 }
 
+// Planes to pixels: number p of V::width planes, which are `pitch` apart, goes to at(p), for p below count.
+template <class V, class At>
+CREST_INLINE inline void turn(const float* from, int64_t pitch, int64_t count, const At& at) {
+  const auto some = [&](int64_t p, int n) CREST_INLINE {
+    V square[V::width];
+    unroll<V::width>([&](auto l) CREST_INLINE { square[l] = load_first<V>(from + l * pitch + p, n); });
+    transpose(square);
+    unroll<V::width>([&](auto i) CREST_INLINE {
+      if (i < n) square[i].store(at(p + i));
+    });
+  };
+  int64_t p = 0;
+  for (; p + V::width <= count; p += V::width) some(p, V::width);
+  if (p < count) some(p, static_cast<int>(count - p));
+}
+
+// Pixels, `apart` numbers from each other, to planes, of which there are `planes`, V::width or fewer.
+template <class V>
+CREST_INLINE inline void turn_back(const float* from, int64_t apart, int64_t count, float* to, int64_t pitch,
+                                   int planes = V::width) {
+  const auto some = [&](int64_t p, int n) CREST_INLINE {
+    V square[V::width];
+    unroll<V::width>([&](auto i) CREST_INLINE { square[i] = i < n ? V::load(from + (p + i) * apart) : V::zero(); });
+    transpose(square);
+    unroll<V::width>([&](auto l) CREST_INLINE {
+      if (l < planes) store_first(square[l], to + l * pitch + p, n);
+    });
+  };
+  int64_t p = 0;
+  for (; p + V::width <= count; p += V::width) some(p, V::width);
+  if (p < count) some(p, static_cast<int>(count - p));
+}
+
 // Lane i of the result is the sum of row(i).
 template <class A, int count = Vec<A>::width, class Row>
 inline Vec<A> sums(const Row& row, int first = 0) {

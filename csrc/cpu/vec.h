@@ -14,11 +14,13 @@
 namespace crest::CREST_ISA {
 
 #if defined(__AVX512F__)
-constexpr int register_bytes = 64;
+constexpr int register_bytes = 64, register_count = 32;
 #elif defined(__AVX2__)
-constexpr int register_bytes = 32;
+constexpr int register_bytes = 32, register_count = 16;
+#elif defined(__aarch64__)
+constexpr int register_bytes = 16, register_count = 32;  // NEON
 #else
-constexpr int register_bytes = 16;  // SSE2, NEON
+constexpr int register_bytes = 16, register_count = 16;  // SSE2
 #endif
 
 template <class A>

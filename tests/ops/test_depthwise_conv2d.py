@@ -59,6 +59,34 @@ def test_any_shape(data: Any) -> None:
         _C.set_active_isa(before)
 
 
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_small_images_of_many_channels(data: Any) -> None:
+    """Which are copied or turned first, some channels at a time, between images that are NaN."""
+    draw, before = data.draw, _C.active_isa()
+    c, kernel, stride = draw(st.integers(8, 40) | st.integers(128, 150)), draw(st.sampled_from([3, 5])), draw(few)
+    pads = draw(st.tuples(*[st.integers(0, 3)] * 4))
+    h, w = (draw(st.integers(max(kernel - a - b, 1), 30)) for a, b in (pads[:2], pads[2:]))
+    torch.manual_seed(0)
+    x, weight, bias = torch.full((3, c, h, w), float("nan")), torch.randn(c, 1, kernel, kernel), torch.randn(c)
+    x[1] = torch.randn(c, h, w)
+    x = x.contiguous(memory_format=draw(st.sampled_from(FORMATS)))
+    padded = F.pad(x[1:2].double(), (pads[2], pads[3], pads[0], pads[1])).requires_grad_()
+    expected = F.conv2d(padded, weight.double(), bias.double(), stride, groups=c)
+    grad = torch.randn(expected.shape)
+    exact_x = torch.autograd.grad(expected, padded, grad.double())[0]
+    _C.set_active_isa(draw(st.sampled_from(_C.available_isas())))
+    try:
+        close(depthwise_conv2d(x, weight, bias, stride, pads, 1, "relu")[1:2], expected.relu().detach(), kernel**2)
+        whole = torch.full((3, *grad.shape[1:]), float("nan"))
+        whole[1] = grad
+        whole = whole.contiguous(memory_format=draw(st.sampled_from(FORMATS)))
+        grad_x = depthwise_conv2d_grad_x(whole, weight, x.shape[1:], stride, pads)[1:2]
+        close(grad_x, exact_x[..., pads[0] : pads[0] + h, pads[2] : pads[2] + w], kernel**2)
+    finally:
+        _C.set_active_isa(before)
+
+
 @formats
 @pytest.mark.parametrize("kernel", [3, 4])
 def test_keeps_the_memory_format(kernel: int, memory_format: torch.memory_format, isa: str) -> None:
