@@ -69,16 +69,10 @@ inline void products(const StemConv2d& a, const float* x, int64_t pixels, const 
 
 // A row (out_w, pitch) of `outputs` outputs to their planes, the first of which begins at y.
 inline void to_planes(const StemConv2d& a, Row row, int64_t outputs, float* y) {
-  for (int64_t p = 0; p < a.out_w; p += V::width)
-    for (int64_t o = 0; o < outputs; o += V::width) {
-      V square[V::width];
-      unroll<V::width>([&](auto l) CREST_INLINE { square[l] = V::load(row.y + (p + l) * row.pitch + o); });
-      transpose(square);
-      const int count = static_cast<int>(min(a.out_w - p, int64_t{V::width}));
-      unroll<V::width>([&](auto l) CREST_INLINE {
-        if (o + l < outputs) store_first(square[l], y + (o + l) * a.out_h * a.out_w + p, count);
-      });
-    }
+  const int64_t plane = a.out_h * a.out_w;
+  int64_t o = 0;
+  for (; o + V::width <= outputs; o += V::width) turn_back<V>(row.y + o, row.pitch, a.out_w, y + o * plane, plane);
+  if (o < outputs) turn_back<V>(row.y + o, row.pitch, a.out_w, y + o * plane, plane, static_cast<int>(outputs - o));
 }
 
 }  // namespace
