@@ -40,8 +40,11 @@ inline void copy(const float* from, float* to, int64_t count, int64_t room) {
 inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel, int64_t row, int64_t column,
                     float* plane, int64_t size) {
   if (p.to_y) {  // a row, and zeros up to the end
-    for (int64_t i = 0; i < size; i += lanes)
-      load_first<V>(a.x + channel * a.w + i, static_cast<int>(min(max(a.w - i, int64_t{0}), lanes))).store(plane + i);
+    const float* x = a.x + channel * a.w;
+    int64_t i = 0;
+    for (; i + lanes <= a.w; i += lanes) V::load(x + i).store(plane + i);
+    for (; i < size; i += lanes)
+      load_first<V>(x + i, static_cast<int>(max(a.w - i, int64_t{0}))).store(plane + i);
     return;
   }
   std::memset(plane, 0, static_cast<size_t>(size) * sizeof(float));
