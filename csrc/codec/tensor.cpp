@@ -45,8 +45,7 @@ Bytes encode(const uint8_t* data, uint64_t n, Format format, uint64_t columns) {
   const bool boolean = format.kind == Format::boolean, masked = boolean || count < n, valued = !boolean && count;
   const int lanes = n < kManyElements ? 1 : kMaxLanes;
   Sink out;
-  out.byte((masked ? kMask : 0) | (negative ? kZeroSigns : 0) | (valued ? kValues : 0) |
-           (lanes > 1 ? kFourLanes : 0));
+  out.byte((masked ? kMask : 0) | (negative ? kZeroSigns : 0) | (valued ? kValues : 0) | (lanes > 1 ? kFourLanes : 0));
   Encoder coder;
   // What is decoded last is put first.
   Sink values;

@@ -13,31 +13,15 @@ constexpr int64_t copied_bytes = 20 << 10;  // of x, which the first level of ca
 constexpr int64_t least_channels = 128;     // from pixel to pixel, from which on copying pays
 constexpr int64_t least_rows = 5;           // of y from one copy, for which it pays
 
-// f(Index<columns>{}) for tiles of so many columns that little of a row of y is computed twice; false if it is too
-// short.
-template <class F>
-inline bool with_columns(int64_t out_w, const F& f) {
-  const auto computed = [&](int64_t columns) { return (out_w + columns - 1) / columns * columns; };
-  int64_t best = 8;
-  for (int64_t columns : {7, 5, 4})
-    if (best > out_w || computed(columns) < computed(best)) best = columns;
-  if (best > out_w) return false;
-  if (best == 8) return f(Index<8>{}), true;
-  if (best == 7) return f(Index<7>{}), true;
-  if (best == 5) return f(Index<5>{}), true;
-  return f(Index<4>{}), true;
-}
-
-// Rows of y from rows of x, whose pixels are `line` channels each, as are those of weight (K K), and bias. y(i, j) is
-// where a pixel goes; `pitch` numbers behind it, the next one.
-template <int K, int S, int columns, int line, class Y>
-CREST_INLINE inline void line_rows(const DepthwiseConv2d& a, const float* x, int64_t row, const float* weight,
-                                   const float* bias, int64_t rows, int64_t pitch, const Y& y) {
+// Rows of y, whose pixels are `pitch` numbers apart, from rows of x, whose pixels are `line` channels each, as are
+// those of weight (K K), and bias.
+template <int K, int S, int line, int columns>
+void line_rows(const DepthwiseConv2d& a, const float* x, int64_t row, const float* weight, const float* bias,
+               int64_t rows, float* y, int64_t pitch) {
   using V = Vec<float>;
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t next = 0; next < a.out_w; next += columns) {
       const int64_t j = min(next, a.out_w - columns);  // the last one goes over some again
-      float* to = y(i, j);
       for (int h = 0; h < line; h += V::width) {
         V sum[columns];
         unroll<columns>([&](auto t) CREST_INLINE { sum[t] = V::load(bias + h); });
@@ -53,9 +37,25 @@ CREST_INLINE inline void line_rows(const DepthwiseConv2d& a, const float* x, int
             });
           });
         });
-        unroll<columns>([&](auto t) CREST_INLINE { activate(sum[t], a.activation).store(to + t * pitch + h); });
+        float* to = y + (i * a.out_w + j) * pitch + h;
+        unroll<columns>([&](auto t) CREST_INLINE { activate(sum[t], a.activation).store(to + t * pitch); });
       }
     }
+}
+
+constexpr int64_t least_columns = 4;
+
+// By tiles of so many columns that little of a row of y, of least_columns or more, is computed twice.
+template <int K, int S, int line, class... Args>
+inline void lines(const DepthwiseConv2d& a, Args... args) {
+  const auto computed = [&](int64_t columns) { return (a.out_w + columns - 1) / columns * columns; };
+  int64_t best = 8;
+  for (int64_t columns : {7, 5, 4})
+    if (best > a.out_w || computed(columns) < computed(best)) best = columns;
+  if (best == 8) return line_rows<K, S, line, 8>(a, args...);
+  if (best == 7) return line_rows<K, S, line, 7>(a, args...);
+  if (best == 5) return line_rows<K, S, line, 5>(a, args...);
+  line_rows<K, S, line, 4>(a, args...);
 }
 
 // Some channels of an image, and where they go.
@@ -72,28 +72,27 @@ bool by_lines(const DepthwiseConv2d& a, const Slab& slab, int64_t begin, int64_t
   constexpr int line = 64 / sizeof(float);
   const int64_t width = (a.out_w - 1) * S + K, row = width * line;
   const int64_t height = copied_bytes / static_cast<int64_t>(sizeof(float)) / row, most = (height - K) / S + 1;
-  if (a.in_c < least_channels || slab.last - slab.first < line || height < K || most < min(least_rows, a.out_h))
+  if (a.in_c < least_channels || slab.last - slab.first < line || a.out_w < least_columns || height < K ||
+      most < min(least_rows, a.out_h))
     return false;
-  return with_columns(a.out_w, [&](auto columns) {
-    alignas(64) float copy[copied_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};
-    const int64_t left = max(int64_t{0}, a.left), right = min(width, a.w + a.left);
-    for (int64_t i = begin; i < end; i += most) {
-      const int64_t rows = min(most, end - i), filled = (rows - 1) * S + K, top = i * S - a.top;
-      __builtin_memset(copy, 0, static_cast<size_t>(filled * row) * sizeof(float));
-      for (int64_t next = slab.first; next < slab.last; next += line) {
-        const int64_t channel = min(next, slab.last - line);  // the last ones go over some again
-        for (int64_t p = max(int64_t{0}, -top); p < min(filled, a.h - top); ++p)
-          for (int64_t q = left; q < right; ++q)
-            std::memcpy(copy + p * row + q * line, slab.x + ((top + p) * a.w + q - a.left) * a.in_c + channel, 64);
-        for (int64_t t = 0; t < K * K; ++t)
-          std::memcpy(weight + t * line, slab.weight + t * a.in_c + channel, sizeof bias);
-        if (a.bias) std::memcpy(bias, static_cast<const float*>(a.bias) + channel, sizeof bias);
-        line_rows<K, S, columns, line>(a, copy, row, weight, bias, rows, slab.pitch, [&](int64_t r, int64_t j) {
-          return slab.y + ((i + r) * a.out_w + j) * slab.pitch + channel - slab.first;
-        });
-      }
+  alignas(64) float copy[copied_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};
+  const int64_t left = max(int64_t{0}, a.left), right = min(width, a.w + a.left);
+  for (int64_t i = begin; i < end; i += most) {
+    const int64_t rows = min(most, end - i), filled = (rows - 1) * S + K, top = i * S - a.top;
+    __builtin_memset(copy, 0, static_cast<size_t>(filled * row) * sizeof(float));
+    for (int64_t next = slab.first; next < slab.last; next += line) {
+      const int64_t channel = min(next, slab.last - line);  // the last ones go over some again
+      for (int64_t p = max(int64_t{0}, -top); p < min(filled, a.h - top); ++p)
+        for (int64_t q = left; q < right; ++q)
+          std::memcpy(copy + p * row + q * line, slab.x + ((top + p) * a.w + q - a.left) * a.in_c + channel, 64);
+      for (int64_t t = 0; t < K * K; ++t)
+        std::memcpy(weight + t * line, slab.weight + t * a.in_c + channel, sizeof bias);
+      if (a.bias) std::memcpy(bias, static_cast<const float*>(a.bias) + channel, sizeof bias);
+      lines<K, S, line>(a, copy, row, weight, bias, rows, slab.y + i * a.out_w * slab.pitch + channel - slab.first,
+                        slab.pitch);
     }
-  });
+  }
+  return true;
 }
 
 }  // namespace crest::CREST_ISA

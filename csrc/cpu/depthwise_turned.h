@@ -20,30 +20,28 @@ bool turned_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   const int64_t width = max((a.out_w - 1) * S + K, a.left + a.w), row = width * line;
   const int64_t fit = turned_bytes / static_cast<int64_t>(sizeof(float)) / line;  // pixels of x and y
   const int64_t most = min((fit - K * width) / (S * width + a.out_w), a.out_h);
-  if (most < min(a.out_h, int64_t{4})) return false;
-  return with_columns(a.out_w, [&](auto columns) {
-    alignas(64) float x[turned_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};
-    int32_t place[most_turned];  // of a pixel of x, from the start of the first row
-    for (int64_t p = 0; p < a.h * a.w; ++p) place[p] = static_cast<int32_t>(p / a.w * row + (p % a.w + a.left) * line);
-    for (int64_t i = 0; i < a.out_h; i += most) {
-      const int64_t rows = min(most, a.out_h - i), height = (rows - 1) * S + K, top = i * S - a.top;
-      const int64_t from = max(int64_t{0}, top), to = min(a.h, top + height);
-      float* y = x + height * row;
-      __builtin_memset(x, 0, static_cast<size_t>(height * row) * sizeof(float));
-      for (int64_t next = begin; next < end; next += line) {
-        const int64_t plane = min(next, end - line), channel = plane % a.out_c;  // the last ones go over some again
-        turn<V>(static_cast<const float*>(a.x) + (plane * a.h + from) * a.w, a.h * a.w, (to - from) * a.w,
-                [&](int64_t p) { return x + (from - top) * row + place[p]; });
-        turn<V>(static_cast<const float*>(a.weight) + channel * K * K, K * K, K * K,
-                [&](int64_t t) { return weight + (a.flip ? K * K - 1 - t : t) * line; });
-        if (a.bias) std::memcpy(bias, static_cast<const float*>(a.bias) + channel, sizeof bias);
-        line_rows<K, S, columns, line>(a, x, row, weight, bias, rows, line,
-                                       [&](int64_t r, int64_t j) { return y + (r * a.out_w + j) * line; });
-        turn_back<V>(y, line, rows * a.out_w, static_cast<float*>(a.y) + (plane * a.out_h + i) * a.out_w,
-                     a.out_h * a.out_w);
-      }
+  if (a.out_w < least_columns || most < min(a.out_h, int64_t{4})) return false;
+  alignas(64) float x[turned_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};
+  int32_t place[most_turned];  // of a pixel of x, from the start of the first row
+  for (int64_t p = 0; p < a.h * a.w; ++p) place[p] = static_cast<int32_t>(p / a.w * row + (p % a.w + a.left) * line);
+  for (int64_t i = 0; i < a.out_h; i += most) {
+    const int64_t rows = min(most, a.out_h - i), height = (rows - 1) * S + K, top = i * S - a.top;
+    const int64_t from = max(int64_t{0}, top), to = min(a.h, top + height);
+    float* y = x + height * row;
+    __builtin_memset(x, 0, static_cast<size_t>(height * row) * sizeof(float));
+    for (int64_t next = begin; next < end; next += line) {
+      const int64_t plane = min(next, end - line), channel = plane % a.out_c;  // the last ones go over some again
+      turn<V>(static_cast<const float*>(a.x) + (plane * a.h + from) * a.w, a.h * a.w, (to - from) * a.w,
+              [&](int64_t p) { return x + (from - top) * row + place[p]; });
+      turn<V>(static_cast<const float*>(a.weight) + channel * K * K, K * K, K * K,
+              [&](int64_t t) { return weight + (a.flip ? K * K - 1 - t : t) * line; });
+      if (a.bias) std::memcpy(bias, static_cast<const float*>(a.bias) + channel, sizeof bias);
+      lines<K, S, line>(a, x, row, weight, bias, rows, y, int64_t{line});
+      turn_back<V>(y, line, rows * a.out_w, static_cast<float*>(a.y) + (plane * a.out_h + i) * a.out_w,
+                   a.out_h * a.out_w);
     }
-  });
+  }
+  return true;
 }
 
 }  // namespace crest::CREST_ISA

@@ -43,8 +43,7 @@ inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel,
     const float* x = a.x + channel * a.w;
     int64_t i = 0;
     for (; i + lanes <= a.w; i += lanes) V::load(x + i).store(plane + i);
-    for (; i < size; i += lanes)
-      load_first<V>(x + i, static_cast<int>(max(a.w - i, int64_t{0}))).store(plane + i);
+    for (; i < size; i += lanes) load_first<V>(x + i, static_cast<int>(max(a.w - i, int64_t{0}))).store(plane + i);
     return;
   }
   std::memset(plane, 0, static_cast<size_t>(size) * sizeof(float));
