@@ -7,7 +7,7 @@
 
 namespace crest::CREST_ISA {
 
-constexpr int64_t turned_bytes = 26 << 10;                          // of x and y
+constexpr int64_t turned_bytes = 30 << 10;                          // of x and y
 constexpr int64_t widest_turned = 28;                               // rows of y: longer ones fill registers as they are
 constexpr int64_t most_turned = 2 * widest_turned * widest_turned;  // pixels of x in one part
 
@@ -19,8 +19,9 @@ bool turned_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   if (a.left < 0 || a.out_w > widest_turned || a.h * a.w > most_turned) return false;
   const int64_t width = max((a.out_w - 1) * S + K, a.left + a.w), row = width * line;
   const int64_t fit = turned_bytes / static_cast<int64_t>(sizeof(float)) / line;  // pixels of x and y
-  const int64_t most = min((fit - K * width) / (S * width + a.out_w), a.out_h);
-  if (a.out_w < least_columns || most < min(a.out_h, int64_t{4})) return false;
+  const int64_t fitting = min((fit - K * width) / (S * width + a.out_w), a.out_h);
+  if (a.out_w < least_columns || fitting < min(a.out_h, int64_t{4})) return false;
+  const int64_t parts = (a.out_h + fitting - 1) / fitting, most = (a.out_h + parts - 1) / parts;  // of about one height
   alignas(64) float x[turned_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};
   int32_t place[most_turned];  // of a pixel of x, from the start of the first row
   for (int64_t p = 0; p < a.h * a.w; ++p) place[p] = static_cast<int32_t>(p / a.w * row + (p % a.w + a.left) * line);
