@@ -205,10 +205,9 @@ template <class T>
 void some_rows(const Image<T>& image, int64_t begin, int64_t end) {
   const DepthwiseConv2d& a = image.a;
   if constexpr (sizeof(T) == sizeof(float)) {
-    const Slab slab{image.weight, image.x, image.y, image.first, image.last, image.pitch};
     bool done = false;
     if (is_dense(a) && a.spread_h == 1)
-      with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { done = by_lines<k, s>(a, slab, begin, end); });
+      with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { done = by_lines<k, s>(image, begin, end); });
     if (done) return;
   }
   for (int64_t i = begin; i < end; i += 2) pair_of_rows(image, i);

@@ -45,51 +45,45 @@ void line_rows(const DepthwiseConv2d& a, const float* x, int64_t row, const floa
 
 constexpr int64_t least_columns = 4;
 
-// By tiles of so many columns that little of a row of y, of least_columns or more, is computed twice.
-template <int K, int S, int line, class... Args>
-inline void lines(const DepthwiseConv2d& a, Args... args) {
-  const auto computed = [&](int64_t columns) { return (a.out_w + columns - 1) / columns * columns; };
+// line_rows by tiles of so many columns that little of a row of y, of least_columns or more, is computed twice.
+template <int K, int S, int line>
+inline auto line_rows_for(int64_t out_w) {
+  const auto computed = [&](int64_t columns) { return (out_w + columns - 1) / columns * columns; };
   int64_t best = 8;
   for (int64_t columns : {7, 5, 4})
-    if (best > a.out_w || computed(columns) < computed(best)) best = columns;
-  if (best == 8) return line_rows<K, S, line, 8>(a, args...);
-  if (best == 7) return line_rows<K, S, line, 7>(a, args...);
-  if (best == 5) return line_rows<K, S, line, 5>(a, args...);
-  line_rows<K, S, line, 4>(a, args...);
+    if (best > out_w || computed(columns) < computed(best)) best = columns;
+  return best == 8   ? line_rows<K, S, line, 8>
+         : best == 7 ? line_rows<K, S, line, 7>
+         : best == 5 ? line_rows<K, S, line, 5>
+                     : line_rows<K, S, line, 4>;
 }
 
-// Some channels of an image, and where they go.
-struct Slab {
-  const float* weight;  // (kh kw, channels)
-  const float* x;
-  float* y;                    // of channel `first` of the first pixel
-  int64_t first, last, pitch;  // channels; numbers from one pixel of y to the next
-};
-
-// Rows [begin, end) of y; false if another way is faster.
-template <int K, int S>
-bool by_lines(const DepthwiseConv2d& a, const Slab& slab, int64_t begin, int64_t end) {
+// Rows [begin, end) of an image of y; false if another way is faster.
+template <int K, int S, class Image>
+bool by_lines(const Image& image, int64_t begin, int64_t end) {
+  const DepthwiseConv2d& a = image.a;
   constexpr int line = 64 / sizeof(float);
   const int64_t width = (a.out_w - 1) * S + K, row = width * line;
   const int64_t height = copied_bytes / static_cast<int64_t>(sizeof(float)) / row, most = (height - K) / S + 1;
-  if (a.in_c < least_channels || slab.last - slab.first < line || a.out_w < least_columns || height < K ||
+  if (a.in_c < least_channels || image.last - image.first < line || a.out_w < least_columns || height < K ||
       most < min(least_rows, a.out_h))
     return false;
+  const auto compute = line_rows_for<K, S, line>(a.out_w);
   alignas(64) float copy[copied_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};
   const int64_t left = max(int64_t{0}, a.left), right = min(width, a.w + a.left);
   for (int64_t i = begin; i < end; i += most) {
     const int64_t rows = min(most, end - i), filled = (rows - 1) * S + K, top = i * S - a.top;
     __builtin_memset(copy, 0, static_cast<size_t>(filled * row) * sizeof(float));
-    for (int64_t next = slab.first; next < slab.last; next += line) {
-      const int64_t channel = min(next, slab.last - line);  // the last ones go over some again
+    for (int64_t next = image.first; next < image.last; next += line) {
+      const int64_t channel = min(next, image.last - line);  // the last ones go over some again
       for (int64_t p = max(int64_t{0}, -top); p < min(filled, a.h - top); ++p)
         for (int64_t q = left; q < right; ++q)
-          std::memcpy(copy + p * row + q * line, slab.x + ((top + p) * a.w + q - a.left) * a.in_c + channel, 64);
+          std::memcpy(copy + p * row + q * line, image.x + ((top + p) * a.w + q - a.left) * a.in_c + channel,
+                      sizeof bias);
       for (int64_t t = 0; t < K * K; ++t)
-        std::memcpy(weight + t * line, slab.weight + t * a.in_c + channel, sizeof bias);
+        std::memcpy(weight + t * line, image.weight + t * a.in_c + channel, sizeof bias);
       if (a.bias) std::memcpy(bias, static_cast<const float*>(a.bias) + channel, sizeof bias);
-      lines<K, S, line>(a, copy, row, weight, bias, rows, slab.y + i * a.out_w * slab.pitch + channel - slab.first,
-                        slab.pitch);
+      compute(a, copy, row, weight, bias, rows, image.pixel(i, 0) + channel, image.pitch);
     }
   }
   return true;

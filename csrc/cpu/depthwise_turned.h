@@ -22,9 +22,11 @@ bool turned_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   const int64_t fitting = min((fit - K * width) / (S * width + a.out_w), a.out_h);
   if (a.out_w < least_columns || fitting < min(a.out_h, int64_t{4})) return false;
   const int64_t parts = (a.out_h + fitting - 1) / fitting, most = (a.out_h + parts - 1) / parts;  // of about one height
+  const auto compute = line_rows_for<K, S, line>(a.out_w);
   alignas(64) float x[turned_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};
   int32_t place[most_turned];  // of a pixel of x, from the start of the first row
-  for (int64_t p = 0; p < a.h * a.w; ++p) place[p] = static_cast<int32_t>(p / a.w * row + (p % a.w + a.left) * line);
+  for (int64_t r = 0; r < a.h; ++r)
+    for (int64_t q = 0; q < a.w; ++q) place[r * a.w + q] = static_cast<int32_t>(r * row + (q + a.left) * line);
   for (int64_t i = 0; i < a.out_h; i += most) {
     const int64_t rows = min(most, a.out_h - i), height = (rows - 1) * S + K, top = i * S - a.top;
     const int64_t from = max(int64_t{0}, top), to = min(a.h, top + height);
@@ -37,7 +39,7 @@ bool turned_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
       turn<V>(static_cast<const float*>(a.weight) + channel * K * K, K * K, K * K,
               [&](int64_t t) { return weight + (a.flip ? K * K - 1 - t : t) * line; });
       if (a.bias) std::memcpy(bias, static_cast<const float*>(a.bias) + channel, sizeof bias);
-      lines<K, S, line>(a, x, row, weight, bias, rows, y, int64_t{line});
+      compute(a, x, row, weight, bias, rows, y, line);
       turn_back<V>(y, line, rows * a.out_w, static_cast<float*>(a.y) + (plane * a.out_h + i) * a.out_w,
                    a.out_h * a.out_w);
     }

@@ -73,9 +73,10 @@ def _scale(flat: Tensor) -> tuple[Tensor, Tensor] | None:
 
 def _list(flat: Tensor) -> tuple[Tensor, Tensor] | None:
     """All values but 0, (count,), ascending, and integers, (n,): the first of either sign is 1 or -1."""
-    some = flat[:: max(1, len(flat) // SAMPLE)]
-    if len(some[some != 0].unique()) > LONGEST:
-        return None
+    if len(flat) > SAMPLE:
+        some = flat[:: len(flat) // SAMPLE]
+        if len(some[some != 0].unique()) > LONGEST:
+            return None
     values = flat[flat != 0].unique()
     if not 0 < len(values) <= LONGEST or not _normal(values) or (_words(flat[flat == 0]) != 0).any():
         return None
