@@ -71,6 +71,8 @@ bool by_lines(const Image& image, int64_t begin, int64_t end) {
   const auto compute = line_rows_for<K, S, line>(a.out_w);
   alignas(64) float copy[copied_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};
   const int64_t left = max(int64_t{0}, a.left), right = min(width, a.w + a.left);
+  const int64_t c = a.in_c, w = a.w;  // not read again for each pixel, as if the copy could change them
+  const float* x = image.x - a.left * c;
   for (int64_t i = begin; i < end; i += most) {
     const int64_t rows = min(most, end - i), filled = (rows - 1) * S + K, top = i * S - a.top;
     __builtin_memset(copy, 0, static_cast<size_t>(filled * row) * sizeof(float));
@@ -78,8 +80,7 @@ bool by_lines(const Image& image, int64_t begin, int64_t end) {
       const int64_t channel = min(next, image.last - line);  // the last ones go over some again
       for (int64_t p = max(int64_t{0}, -top); p < min(filled, a.h - top); ++p)
         for (int64_t q = left; q < right; ++q)
-          std::memcpy(copy + p * row + q * line, image.x + ((top + p) * a.w + q - a.left) * a.in_c + channel,
-                      sizeof bias);
+          std::memcpy(copy + p * row + q * line, x + ((top + p) * w + q) * c + channel, sizeof bias);
       for (int64_t t = 0; t < K * K; ++t)
         std::memcpy(weight + t * line, image.weight + t * a.in_c + channel, sizeof bias);
       if (a.bias) std::memcpy(bias, static_cast<const float*>(a.bias) + channel, sizeof bias);
