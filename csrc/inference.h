@@ -20,7 +20,8 @@ Tensor separable_conv2d(const Tensor& x, const Tensor& depthwise, const Tensor& 
                         const Text& activation);
 Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& starts,
                      const Ints& weight_shape, const std::optional<Tensor>& bias, const Ints& stride,
-                     const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation);
+                     const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation,
+                     const std::optional<Tensor>& addend = std::nullopt);
 Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& rows,
                      const Tensor& steps, const Tensor& slices, int64_t m, int64_t k, const std::optional<Tensor>& bias,
                      const Text& activation);

@@ -37,7 +37,8 @@ STABLE_TORCH_LIBRARY(crest, m) {
       "int out_features, int in_features, Tensor? bias=None, str activation=\"none\") -> Tensor");
   m.def(
       "sparse_conv2d(Tensor x, Tensor values, Tensor columns, Tensor starts, int[] weight_shape, Tensor? bias=None, "
-      "int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1, str activation=\"none\") -> Tensor");
+      "int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1, str activation=\"none\", "
+      "Tensor? addend=None) -> Tensor");
   m.def("singular_value_threshold(Tensor a, float threshold) -> Tensor");
   m.def(
       "stem_conv2d(Tensor x, Tensor weight, Tensor? bias=None, int[2] stride=1, int[] padding=[0, 0], "

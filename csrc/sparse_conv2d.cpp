@@ -38,7 +38,8 @@ void run(const SparseConv2d& a, const Tensor& x);  // where it is
 // What the index tensors hold is not checked here, at each call, but once by crest_ext.PackedSparseConv2d.check.
 Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& starts,
                      const Ints& weight_shape, const std::optional<Tensor>& bias, const Ints& stride,
-                     const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation) {
+                     const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation,
+                     const std::optional<Tensor>& addend) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
   check_list("weight_shape", weight_shape, 4, 1);
   check_list("stride", stride, 2, 1);
@@ -74,16 +75,24 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& column
   }
   CREST_CHECK(activation == "none" || activation == "relu", op, ": activation must be none or relu, got ", activation);
   a.relu = activation == "relu";
+  if (addend) {
+    const int64_t shape[] = {a.n, m, a.oh, a.ow};
+    CREST_CHECK(addend->dim() == 4 && std::equal(shape, shape + 4, addend->sizes().begin()), op,
+                ": addend must have shape (", a.n, ", ", m, ", ", a.oh, ", ", a.ow, "), got ", Shape{*addend});
+    check_same_dtype(op, "addend", *addend, "x", x);
+    check_same_device(op, "addend", *addend, "x", x);
+  }
 
   Tensor y = aten::empty(x, {a.n, m, a.oh, a.ow});
   if (y.numel() == 0) return y;
   const auto in_order = [](const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); };
   const Tensor in = in_order(x), v = in_order(values), c = in_order(columns), s = in_order(starts);
-  std::optional<Tensor> b;
+  std::optional<Tensor> b, more;
   if (bias) b = in_order(*bias);
+  if (addend) more = in_order(*addend);
   a.x = in.const_data_ptr<float>(), a.values = v.const_data_ptr(), a.columns = c.const_data_ptr<uint8_t>();
   a.starts = s.const_data_ptr<int32_t>(), a.bias = b ? b->const_data_ptr<float>() : nullptr;
-  a.y = y.mutable_data_ptr<float>();
+  a.y = y.mutable_data_ptr<float>(), a.addend = more ? more->const_data_ptr<float>() : nullptr;
   run(a, in);
   return y;
 }
@@ -138,7 +147,8 @@ void on_cpu(SparseConv2d a, const Tensor&) {
     CREST_KERNEL(sparse_conv2d_plan)(a, p);
     Scratch scratch(room_for_planes(a, p));
     run_on_cpu(a, p, scratch.data());
-    a.x += a.n * a.c * a.h * a.w, a.y += a.n * a.m * a.oh * a.ow;
+    const int64_t done = a.n * a.m * a.oh * a.ow;
+    a.x += a.n * a.c * a.h * a.w, a.y += done, a.addend += a.addend ? done : 0;
   }
 }
 

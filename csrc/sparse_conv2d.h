@@ -1,5 +1,5 @@
 #pragma once
-// sparse_conv2d: y = act(conv2d(x, weight) + bias) for a weight (m, c / groups, kh, kw) that was packed once.
+// sparse_conv2d: y = act(conv2d(x, weight) + bias + addend) for a weight (m, c / groups, kh, kw) that was packed once.
 //
 // The packed weight. Each filter is a row of k = c / groups * kh * kw columns, in the order of its memory; columns are
 // cut into tiles of 128, so that a column within its tile is one byte. A filter's part of a tile is a cell, and cells
@@ -28,7 +28,8 @@ struct SparseConv2d {
   int64_t n, c, h, w, m, oh, ow, kh, kw;
   int64_t stride[2], padding[2], dilation[2], groups;
   bool relu;
-  Dtype dtype;  // of values
+  Dtype dtype;                    // of values
+  const float* addend = nullptr;  // as y
 };
 
 // Direct convolution: padded, x is a plane of numbers a channel, and a weight meets the numbers at one fixed distance

@@ -281,7 +281,9 @@ def sparse_conv2d(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
         rest = [options.get(o, d) for o, d in zip(OPTIONS, (1, 0, 1, 1), strict=True)]
         packed = pack_sparse_conv2d(weight)
         yield x, *packed, None, *rest
-        yield x.contiguous(memory_format=torch.channels_last), *packed, bias, *rest, "relu"
+        x = x.contiguous(memory_format=torch.channels_last)
+        yield x, *packed, bias, *rest, "relu"
+        yield x, *packed, bias, *rest, "relu", torch.rand_like(torch.ops.crest.sparse_conv2d(x, *packed, bias, *rest))
     yield (
         tensor(0, 2, 5, 5, dtype=dtype, device=device),
         *pack_sparse_conv2d(tensor(3, 2, 3, 3, dtype=dtype, device=device)),

@@ -23,8 +23,6 @@ inline const float* values_of(const SparseConv2d& a, int64_t from, int64_t count
   return decode(static_cast<const Half*>(a.values) + from, count, room);
 }
 
-inline V relu(V y) { return {y.v < V::zero().v ? V::zero().v : y.v}; }  // a NaN stays
-
 // Filters [first, last) of one group, times the tile of the planes of `size` registers that begins `at` numbers after
 // x and y. The sums of a filter stay in registers for as long as it meets the channels of one tile of the weight.
 // Where lanes are neighbours, a column is a plane, and where it meets x is computed, which takes less than a load; and
@@ -34,7 +32,7 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
                      int64_t last) {
   const int64_t tiles = (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
   const int64_t x_plane = p.planes.x_plane;
-  const bool to_y = neighbours && p.planes.to_y;
+  const bool to_y = neighbours && p.planes.to_y, in_y = to_y || p.planes.in_place;
   constexpr bool has_room =
       neighbours && size <= sums_of_many;  // larger tiles meet one tile of the weight: all is done
   alignas(register_bytes) float room[has_room ? most_filters * size * V::width : 1];
@@ -61,8 +59,13 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
         unroll<size>([&](auto i) CREST_INLINE { sum[i] = w * V::load(in + i * V::width) + sum[i]; });
       }
       const bool done = tile == tiles - 1;
-      if (done && a.relu) unroll<size>([&](auto i) CREST_INLINE { sum[i] = relu(sum[i]); });
       if (to_y && done) out = a.y + filter * a.ow + at;
+      if (neighbours && done && in_y && a.addend) {
+        const float* more = a.addend + (out - a.y);
+        unroll<size - 1>([&](auto i) CREST_INLINE { sum[i] = sum[i] + V::load(more + i * V::width); });
+        sum[size - 1] = sum[size - 1] + load_first<V>(more + (size - 1) * V::width, last_lanes);
+      }
+      if (done && a.relu && (in_y || !a.addend)) unroll<size>([&](auto i) CREST_INLINE { sum[i] = relu(sum[i]); });
       unroll<size - 1>([&](auto i) CREST_INLINE { sum[i].store(out + i * V::width); });
       store_first(sum[size - 1], out + (size - 1) * V::width, done ? last_lanes : V::width);
     }

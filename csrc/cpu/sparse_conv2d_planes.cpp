@@ -28,12 +28,24 @@ inline int64_t tiles_of(const SparseConv2d& a, const ConvPlanes& p, int64_t regi
   return ceil_div(registers, most);
 }
 
-// from (count,) to to (count,), which has `room` numbers that may be written.
-inline void copy(const float* from, float* to, int64_t count, int64_t room) {
+// f<V>(i) for each register of (count,), of which `room` numbers may be read and written.
+template <class F>
+inline void for_each(int64_t count, int64_t room, const F& f) {
   if (ceil_div(count, lanes) * lanes <= room)
-    for (int64_t i = 0; i < count; i += lanes) V::load(from + i).store(to + i);
+    for (int64_t i = 0; i < count; i += lanes) f(V{}, i);
   else
-    for_each_register<float>(0, count, [&](auto v, int64_t i) { decltype(v)::load(from + i).store(to + i); });
+    for_each_register<float>(0, count, f);
+}
+
+// From to to, (count,) each, and what is added on the way.
+inline void copy(const float* from, float* to, int64_t count, int64_t room) {
+  for_each(count, room, [&](auto v, int64_t i) { decltype(v)::load(from + i).store(to + i); });
+}
+inline void add(const float* from, const float* addend, bool with_relu, float* to, int64_t count, int64_t room) {
+  for_each(count, room, [&](auto v, int64_t i) {
+    const auto sum = decltype(v)::load(from + i) + decltype(v)::load(addend + i);
+    (with_relu ? relu(sum) : sum).store(to + i);
+  });
 }
 
 // Rows of phase (row, column) of a channel, with zeros around them, as one plane whose lanes are neighbours.
@@ -120,9 +132,12 @@ void sparse_conv2d_unpack(const SparseConv2d& a, const ConvPlanes& p, const floa
     }
     const float* from = p.neighbours ? plane : flat;
     for (int64_t i = 0; i < a.n; ++i) {
-      float* y = a.y + (i * a.m + filter) * a.oh * a.ow;
-      for (int64_t row = 0; row < a.oh; ++row)
-        copy(from + (i * p.qh + row) * p.qw, y + row * a.ow, a.ow, (a.oh - row) * a.ow);
+      const int64_t image = (i * a.m + filter) * a.oh * a.ow;
+      for (int64_t row = 0; row < a.oh; ++row) {
+        const int64_t at = image + row * a.ow, room = (a.oh - row) * a.ow;
+        const float* sums = from + (i * p.qh + row) * p.qw;
+        a.addend ? add(sums, a.addend + at, a.relu, a.y + at, a.ow, room) : copy(sums, a.y + at, a.ow, room);
+      }
     }
   }
 }

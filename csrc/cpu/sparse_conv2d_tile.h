@@ -13,4 +13,9 @@ constexpr int64_t cached_bytes = 56 << 10;  // of x that a tile may touch: what 
 // The registers of a tile that meets as many planes as a tile of the weight has columns.
 constexpr int64_t sums_of_many = min(max(cached_bytes / (tile_of_filter * register_bytes), least_sums), most_sums);
 
+template <class V>
+inline V relu(V y) {
+  return {y.v < V::zero().v ? V::zero().v : y.v};  // a NaN stays
+}
+
 }  // namespace crest::CREST_ISA

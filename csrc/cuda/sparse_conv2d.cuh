@@ -28,7 +28,9 @@ __global__ void __launch_bounds__(threads, 1024 / threads) sparse_conv2d_kernel(
       sum += widen(values[j]) * (inside ? x[(k / (a.kh * a.kw) * a.h + y) * a.w + z] : 0.0f);
     }
   }
-  a.y[(image * a.m + filter) * a.oh * a.ow + position] = a.relu && sum < 0 ? 0 : sum;  // a NaN stays
+  const int64_t to = (image * a.m + filter) * a.oh * a.ow + position;
+  if (a.addend) sum += a.addend[to];
+  a.y[to] = a.relu && sum < 0 ? 0 : sum;  // a NaN stays
 }
 
 template <class T, int threads = 256>

@@ -250,6 +250,7 @@ def sparse_conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     activation: str = "none",
+    addend: Tensor | None = None,
 ) -> Tensor:
     weight = x.new_zeros(weight_shape[0], -(-math.prod(weight_shape[1:]) // 128) * 128)
     for cell in range(len(starts) - 1):
@@ -258,6 +259,7 @@ def sparse_conv2d(
         weight[cell % weight_shape[0]].index_put_((at,), values[own].to(x.dtype), accumulate=True)
     weight = weight[:, : math.prod(weight_shape[1:])].view(*weight_shape)
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    y = y if addend is None else y + addend
     return y.relu() if activation == "relu" else y
 
 

@@ -242,7 +242,8 @@ void sparse_conv2d(const Case& c) {
                  {s[13], s[14]},
                  s[15],
                  s[16] != 0,
-                 c.dtype};
+                 c.dtype,
+                 static_cast<float*>(c[6])};
   c.run(a, cuda::sparse_conv2d, [&](auto type) { cuda::sparse_conv2d<TYPE, 32>(a, nullptr); });
 }
 

@@ -287,7 +287,10 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
         expected = convolve(x.double(), weight.double(), wide)
         terms = convolve(x.double().abs(), weight.double().abs(), None if wide is None else wide.abs())
         sizes = (*x_shape, weight_shape[0], *expected.shape[2:], *weight_shape[2:], *pairs, groups, relu)
-        arrays = [x, *packed, bias, torch.empty(expected.shape)]
+        addend = torch.randn(expected.shape) if i % 4 > 1 else None
+        if addend is not None:
+            expected, terms = expected + addend, terms + addend.abs()
+        arrays = [x, *packed, bias, torch.empty(expected.shape), addend]
         yield Sample(
             Case("sparse_conv2d", dtype, sizes, arrays),
             {5: expected.relu() if relu else expected},

@@ -103,7 +103,7 @@ void soft_threshold(const Case& c) {
   in_two<GroupSoftThreshold>(group_soft_threshold_rows, a, groups.outer);
 }
 
-// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
+// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu, whether to add.
 void convolution(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
@@ -127,7 +127,8 @@ void convolution(const Case& c) {
                        {s[13], s[14]},
                        s[15],
                        s[16] != 0,
-                       c.dtype};
+                       c.dtype,
+                       s[17] ? floats(6) : nullptr};
   ConvPlanes p;
   sparse_conv2d_plan(a, p);
   const int64_t count = a.c * p.phases[0] * p.phases[1];

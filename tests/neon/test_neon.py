@@ -160,11 +160,14 @@ def test_sparse_conv2d(run: Run, dtype: torch.dtype) -> None:
         y = torch.nn.functional.conv2d(x, weight.to(dtype).float(), bias, **options)
         stride, padding, dilation, groups = (options.get(o, d) for o, d in zip(OPTIONS, (1, 0, 1, 1), strict=True))
         pairs = [v for p in (stride, padding, dilation) for v in (p if isinstance(p, tuple) else [p] * 2)]
-        sizes = [*x_shape, weight_shape[0], *y.shape[2:], *weight_shape[2:], *pairs, groups, i % 2]
-        cases.append(Case("sparse_conv2d", dtype, sizes, [x, *packed, bias, torch.full(y.shape, float("nan"))]))
-        expected.append(y.relu() if i % 2 else y)
+        for added in (0, 1):
+            sizes = [*x_shape, weight_shape[0], *y.shape[2:], *weight_shape[2:], *pairs, groups, i % 2, added]
+            addend, empty = torch.randn(y.shape), torch.full(y.shape, float("nan"))
+            cases.append(Case("sparse_conv2d", dtype, sizes, [x, *packed, bias, empty, addend]))
+            all_of = y + added * addend
+            expected.append(all_of.relu() if i % 2 else all_of)
     for arrays, e in zip(run(cases), expected, strict=True):
-        torch.testing.assert_close(arrays[-1], e, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(arrays[5], e, rtol=1e-4, atol=1e-5)
 
 
 def linear_case(op: str, args: tuple[Any, ...], few: bool) -> Case:

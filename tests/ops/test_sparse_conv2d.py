@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -26,12 +27,15 @@ def check(x: Tensor, weight: Tensor, dtype: torch.dtype = torch.float32, **optio
     bias, packed, rounded = torch.randn(len(weight)), pack_sparse_conv2d(weight, dtype), weight.to(dtype).double()
     terms = F.conv2d(x.double().abs(), rounded.abs(), bias.double().abs(), **options)
     slack = torch.finfo().eps * (2 + rounded.count_nonzero((1, 2, 3)))[:, None, None] * terms
-    for activation in ("none", "relu"):
-        got = sparse_conv2d(x, *packed, bias, **options, activation=activation)
+    for activation, beside in itertools.product(("none", "relu"), (False, True)):
         expected = F.conv2d(x.double(), rounded, bias.double(), **options)
+        addend = torch.randn_like(expected).float() if beside else None
+        got = sparse_conv2d(x, *packed, bias, **options, activation=activation, addend=addend)
+        expected = expected if addend is None else expected + addend
         expected = expected.relu() if activation == "relu" else expected
         assert got.dtype == torch.float32 and got.shape == expected.shape and got.is_contiguous()
-        assert ((got - expected).abs() <= slack).all()
+        more = 0 if addend is None else torch.finfo().eps * (expected.abs() + addend.abs())
+        assert ((got - expected).abs() <= slack + more).all()
 
 
 def one(w: Tensor) -> Tensor:
@@ -226,6 +230,9 @@ def call(x: Tensor = X, packed: PackedSparseConv2d = PACKED, **options: Any) -> 
         ({"bias": torch.zeros(3)}, "bias must have shape (4,), got (3,)"),
         ({"bias": torch.zeros(4).double()}, "bias must have the dtype of x, float32, got float64"),
         ({"activation": "tanh"}, "activation must be none or relu, got tanh"),
+        ({"addend": torch.zeros(4, 3, 3)}, "addend must have shape (1, 4, 3, 3), got (4, 3, 3)"),
+        ({"addend": torch.zeros(1, 4, 1, 1)}, "addend must have shape (1, 4, 3, 3), got (1, 4, 1, 1)"),
+        ({"addend": torch.zeros(1, 4, 3, 3).half()}, "addend must have the dtype of x, float32, got float16"),
     ],
 )
 def test_messages(arguments: dict[str, Any], rule: str) -> None:

@@ -86,7 +86,7 @@ class SparseLinear(Packed):
 class SparseConv2d(Packed):
     """torch.nn.Conv2d, with zero padding, on a packed weight: activation(conv2d(x, weight) + bias), x float32.
 
-    See `Packed`.
+    See `Packed`. A second argument is added before the activation.
 
     Args:
         packed: the weight, by `pack_sparse_conv2d`; checked.
@@ -168,11 +168,12 @@ class SparseConv2d(Packed):
         m, c, kh, kw = self.weight_shape
         return int(self.values.count_nonzero()) / (m * c * kh * kw)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
+        """addend is of the result's shape, and added before the activation."""
         own: Any = self._buffers  # as above
         values, columns, starts = [own[name] for name in self.tensors]
-        where = (self.stride, self.padding, self.dilation, self.groups)
-        return sparse_conv2d(x, values, columns, starts, self.weight_shape, own["bias"], *where, self.activation)
+        where = (self.stride, self.padding, self.dilation, self.groups, self.activation)
+        return sparse_conv2d(x, values, columns, starts, self.weight_shape, own["bias"], *where, addend)
 
     def extra_repr(self) -> str:
         shown = f"weight_shape={self.weight_shape}, stride={self.stride}, padding={self.padding}"

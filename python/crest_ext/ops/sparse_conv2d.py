@@ -22,10 +22,13 @@ def sparse_conv2d(
     dilation: Ints = 1,
     groups: int = 1,
     activation: str = "none",
+    addend: Tensor | None = None,
 ) -> Tensor:
-    """Convolution by a weight packed once by `pack_sparse_conv2d`: activation(conv2d(x, weight) + bias). For inference.
+    """Convolution by a weight packed once by `pack_sparse_conv2d`, for inference.
 
         sparse_conv2d(x, *pack_sparse_conv2d(weight), bias, padding=1)
+
+    It gives activation(conv2d(x, weight) + bias + addend).
 
     A call checks shapes, dtypes and devices, but not the indices, which it follows without looking: pack them with
     `pack_sparse_conv2d`, or call `PackedSparseConv2d.check` once on what comes from elsewhere.
@@ -39,6 +42,7 @@ def sparse_conv2d(
         stride, padding, dilation: one number, or one for the rows and one for the columns. Padding is with zeros.
         groups: of channels and filters, as in torch.nn.functional.conv2d.
         activation: "none" or "relu".
+        addend: (n, m, oh, ow); float32. What the branch beside a residual one gives.
 
     Returns:
         (n, m, oh, ow); float32. Sums are kept in float32.
@@ -65,6 +69,7 @@ def sparse_conv2d(
         pair(dilation),
         groups,
         activation,
+        addend,
     )
 
 
@@ -81,6 +86,7 @@ def _fake(
     dilation: Sequence[int] = (1, 1),
     groups: int = 1,
     activation: str = "none",
+    addend: Tensor | None = None,
 ) -> Tensor:
     n, _, *size = x.shape
     m, _, *kernel = weight_shape

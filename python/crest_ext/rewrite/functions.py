@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -24,9 +25,13 @@ MODULES: dict[Callable[..., Any] | str, tuple[Callable[..., nn.Module], tuple[st
     **dict.fromkeys((torch.flatten, "flatten"), (partial(nn.Flatten, start_dim=0), ("start_dim", "end_dim"))),
 }
 
+STATELESS = (nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.LocalResponseNorm, nn.Flatten)
+
 
 def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Model | fx.GraphModule:
     """The model with modules in place of calls of relu, relu6, max_pool2d, local_response_norm and flatten.
+
+    A module of these kinds that is called again becomes one for each call, so that each may go with what is before it.
 
     A torch.fx.GraphModule on the same submodules, under their names. The model itself where torch.fx cannot trace it,
     where a module of modules has hooks, where what was traced does not give the same for `args`, or where it has no
@@ -38,13 +43,14 @@ def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Mod
         graph = Tracer().trace(model)
     except Exception:  # whatever a model's code makes of a tensor that has no values
         return model
-    found = [(node, made) for node in graph.nodes if (made := _module(node))]
+    found = [(node, made) for node in graph.nodes if (made := _module(node))] + _called_again(model, graph)
     if not found and not always:
         return model
     traced = fx.GraphModule(model, graph)
     for i, (node, module) in enumerate(found):
         name = f"{node.target if isinstance(node.target, str) else node.target.__name__}_{i}"
-        while hasattr(model, name):
+        parent = model.get_submodule(name.rpartition(".")[0])
+        while hasattr(parent, name.rpartition(".")[2]):
             name += "_"
         traced.add_submodule(name, module)
         with graph.inserting_before(node):
@@ -66,7 +72,8 @@ def without_identities(model: Model) -> Model:
     if isinstance(model, fx.GraphModule):
         for node in model.graph.find_nodes(op="call_module"):
             module = model.get_submodule(node.target)
-            if type(module) is nn.Identity and not has_hooks(module):
+            nothing = type(module) is nn.Identity or (type(module) is nn.Sequential and not module._modules)
+            if nothing and not has_hooks(module):
                 node.replace_all_uses_with(next(iter((*node.args, *node.kwargs.values()))))
                 model.graph.erase_node(node)
         model.delete_all_unused_submodules()
@@ -82,6 +89,18 @@ def _module(node: fx.Node) -> nn.Module | None:
     given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
     plain = not any(isinstance(value, fx.Node) for value in given.values())
     return kind(**given) if plain and len(node.args) and given.keys() <= set(names) else None
+
+
+def _called_again(model: nn.Module, graph: fx.Graph) -> list[tuple[fx.Node, nn.Module]]:
+    """Calls of modules without state after the first of each, with a copy of it for each."""
+    seen, found = set(), []
+    for node in graph.find_nodes(op="call_module"):
+        module = model.get_submodule(str(node.target))
+        if type(module) in STATELESS and not has_hooks(module) and len(node.args) == 1 and not node.kwargs:
+            if node.target in seen:
+                found.append((node, copy.deepcopy(module)))
+            seen.add(node.target)
+    return found
 
 
 def _same(one: Any, two: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from crest_ext.nn.packed_sequential import STEPS, PackedSequential
+from crest_ext.rewrite.additions import additions_into_convolutions
 from crest_ext.rewrite.calls import has_hooks
 from crest_ext.rewrite.functions import to_modules, without_identities
 
@@ -14,16 +15,20 @@ from crest_ext.rewrite.functions import to_modules, without_identities
 def in_one_call(model: nn.Module, args: tuple[Any, ...]) -> nn.Module:
     """The model with an nn.PackedSequential in place of each nn.Sequential, or row in a traced graph, that gains by it.
 
-    An nn.Sequential keeps all its names. Modules of a graph get the place "first_to_last" in front of theirs. A model
-    of more than nn.Sequentials that torch.fx has not traced yet is, if that saves more calls than they do.
+    What is added to the result of a sparse convolution becomes a part of it. An nn.Sequential keeps all its names.
+    Modules of a graph get the place "first_to_last" in front of theirs. A model of more than nn.Sequentials that
+    torch.fx has not traced yet is, if that saves more calls than they do, or if something is added.
     """
     if isinstance(model, fx.GraphModule):
-        return _in_rows(without_identities(model), 0) or model
+        added = additions_into_convolutions(without_identities(model), args)
+        return _in_rows(model, -1 if added else 0) or model
     if any(module._modules and type(module) is not nn.Sequential for module in model.modules()):
         graph = without_identities(to_modules(model, args, always=True))
         saved = sum(made.saved for module in model.modules() if (made := _packed(module)))
-        if isinstance(graph, fx.GraphModule) and (in_rows := _in_rows(graph, saved)):
-            return in_rows
+        if isinstance(graph, fx.GraphModule):
+            added = additions_into_convolutions(graph, args)  # in modules of the model as well, so there is no way back
+            if in_rows := _in_rows(graph, -1 if added else saved):
+                return in_rows
     for parent in reversed([*model.modules()]):  # what is inside first
         for name, child in parent._modules.items():
             if child is not None and (made := _packed(child)):
