@@ -105,7 +105,7 @@ int64_t images_at_once(SparseConv2d a) {
   a.n = 1;
   ConvPlanes p;
   CREST_KERNEL(sparse_conv2d_plan)(a, p);
-  if (p.to_y && p.y_plane - a.ow <= a.ow / 8) return 1;
+  if (p.to_y && p.y_plane - a.oh * a.ow <= a.oh * a.ow / 8) return 1;
   return std::max<int64_t>(1, cached_numbers / room_for_planes(a, p));
 }
 

@@ -47,7 +47,7 @@ struct SparseConv2d {
 struct ConvPlanes {
   bool neighbours;                 // lanes are, instead of being `steps` apart
   bool in_place;                   // planes are x and y, an image at a time
-  bool to_y;                       // x is one image, a row, and the last tile of the weight writes y itself
+  bool to_y;                       // y is one image without gaps, and the last tile of the weight writes y itself
   int64_t images;                  // 1 unless in place
   int64_t phases[2], qh, qw;       // phases kept of rows and columns; rows and columns of an image in one of them
   int64_t steps, tiles, halo;      // registers of a plane of y; tiles it is cut into; registers of x beyond it

@@ -38,7 +38,8 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
   alignas(register_bytes) float room[has_room ? most_filters * size * V::width : 1];
   float* const sums = to_y && has_room ? room : y + at + first * p.planes.y_plane;
   const int64_t apart = to_y && has_room ? size * V::width : p.planes.y_plane;
-  const int last_lanes = static_cast<int>(to_y ? min(a.ow - at - (size - 1) * V::width, int64_t{V::width}) : V::width);
+  const int64_t outputs = a.oh * a.ow, after = outputs - at - (size - 1) * V::width;
+  const int last_lanes = static_cast<int>(to_y ? min(after, int64_t{V::width}) : V::width);
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const float* planes = x + at + (neighbours ? tile * tile_of_filter * x_plane : 0);
     const int64_t* distances = neighbours ? nullptr : p.distances + tile * tile_of_filter;
@@ -59,7 +60,7 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
         unroll<size>([&](auto i) CREST_INLINE { sum[i] = w * V::load(in + i * V::width) + sum[i]; });
       }
       const bool done = tile == tiles - 1;
-      if (to_y && done) out = a.y + filter * a.ow + at;
+      if (to_y && done) out = a.y + filter * outputs + at;
       if (neighbours && done && in_y && a.addend) {
         const float* more = a.addend + (out - a.y);
         unroll<size - 1>([&](auto i) CREST_INLINE { sum[i] = sum[i] + V::load(more + i * V::width); });

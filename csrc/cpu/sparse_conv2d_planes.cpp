@@ -1,5 +1,6 @@
 // sparse_conv2d: from x to planes, and from planes to y.
 #include "../sparse_conv2d.h"
+#include "every_other.h"
 #include "sparse_conv2d_tile.h"
 #include "transpose.h"
 #include "unroll.h"
@@ -48,10 +49,26 @@ inline void add(const float* from, const float* addend, bool with_relu, float* t
   });
 }
 
+// Every `stride`-th of x's numbers, of which there are so many from here on.
+inline void copy_apart(const float* x, int64_t there, int64_t stride, float* to, int64_t count) {
+  const bool odd = 2 * count > there;  // the last number has none behind it
+  if (stride != 2 || count < lanes + odd) {
+    for (int64_t j = 0; j < count; ++j) to[j] = x[j * stride];
+    return;
+  }
+  for (int64_t j = 0; j < count; j += lanes) {
+    const int64_t at = min(j, count - lanes);
+    const float* from = x + 2 * at;
+    const V some = odd && at + lanes == count ? every_other<1>(V::load(from - 1), V::load(from - 1 + lanes))
+                                              : every_other<0>(V::load(from), V::load(from + lanes));
+    reorder(some).store(to + at);
+  }
+}
+
 // Rows of phase (row, column) of a channel, with zeros around them, as one plane whose lanes are neighbours.
 inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel, int64_t row, int64_t column,
                     float* plane, int64_t size) {
-  if (p.to_y) {  // a row, and zeros up to the end
+  if (p.to_y && a.h == 1 && a.stride[1] == 1) {  // a row, and zeros up to the end
     const float* x = a.x + channel * a.w;
     int64_t i = 0;
     for (; i + lanes <= a.w; i += lanes) V::load(x + i).store(plane + i);
@@ -76,7 +93,7 @@ inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel,
           store_first(load_first<V>(x + j, some), to + j, some);
         }
       else
-        for (int64_t j = 0; j < count; ++j) to[j] = x[j * stride];
+        copy_apart(x, a.w - from, stride, to, count);
     }
 }
 
@@ -89,10 +106,11 @@ void sparse_conv2d_plan(const SparseConv2d& a, ConvPlanes& p) {
   p.qw = ceil_div(kept(a.w, a.ow, a.kw, a.stride[1], a.padding[1], a.dilation[1]), a.stride[1]);
   p.halo = (a.kh - 1) * a.dilation[0] / a.stride[0] * p.qw + (a.kw - 1) * a.dilation[1] / a.stride[1];
   p.neighbours = p.halo == 0 && p.phases[0] == 1 && p.phases[1] == 1;
-  // Outputs lie where their numbers of x do.
+  // Outputs lie where their numbers of x do; or side by side at least, as in a plane.
   const bool row = p.neighbours && a.h == 1 && a.stride[0] * a.stride[1] == 1 && a.padding[0] + a.padding[1] == 0;
+  const bool dense = p.neighbours && p.qh == a.oh && p.qw == a.ow;
   p.in_place = row && a.ow % lanes == 0;
-  p.to_y = row && !p.in_place && a.n == 1;
+  p.to_y = dense && !p.in_place && a.n == 1;
   p.images = p.in_place ? a.n : 1;
   p.steps = p.in_place ? a.ow / lanes : ceil_div(((a.n - 1) * p.qh + a.oh - 1) * p.qw + a.ow, lanes);
   p.tiles = tiles_of(a, p, p.steps);
