@@ -45,6 +45,7 @@ struct SparseConv2d {
 // cache lines halves the rate. Each segment is followed by a copy of the next one's first `halo` positions. A kernel
 // of 1x1 knows no distances: its lanes are neighbours, and where images are whole registers, x and y are the planes.
 struct ConvPlanes {
+  bool unmoved;                    // a column is a plane: its distance is none
   bool neighbours;                 // lanes are, instead of being `steps` apart
   bool in_place;                   // planes are x and y, an image at a time
   bool to_y;                       // y is one image without gaps, and the last tile of the weight writes y itself

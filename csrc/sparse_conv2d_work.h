@@ -19,8 +19,9 @@ inline int64_t room_for_planes(const SparseConv2d& a, const ConvPlanes& p) {
 
 // (k,): how far from an output's place the number is that each column meets. None where columns are planes.
 inline std::vector<int64_t> distances(const SparseConv2d& a, const ConvPlanes& p) {
-  if (p.neighbours) return {};
-  const int64_t lanes = p.y_plane / p.steps, per_channel = p.phases[0] * p.phases[1] * p.x_plane;
+  if (p.unmoved) return {};
+  const int64_t lanes = p.neighbours ? 1 : p.y_plane / p.steps;
+  const int64_t per_channel = p.phases[0] * p.phases[1] * p.x_plane;
   std::vector<int64_t> to;
   to.reserve(static_cast<size_t>(a.c / a.groups * a.kh * a.kw));
   for (int64_t i = 0; i < a.kh; ++i)

@@ -25,24 +25,23 @@ inline const float* values_of(const SparseConv2d& a, int64_t from, int64_t count
 
 // Filters [first, last) of one group, times the tile of the planes of `size` registers that begins `at` numbers after
 // x and y. The sums of a filter stay in registers for as long as it meets the channels of one tile of the weight.
-// Where lanes are neighbours, a column is a plane, and where it meets x is computed, which takes less than a load; and
+// Where a column is a plane, where it meets x is computed, which takes less than a load; and
 // sums that are not done have a place of their own where y is written at once: less to keep in cache than planes of y.
-template <int size, bool neighbours>
+template <int size, bool unmoved>
 inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x, float* y, int64_t at, int64_t first,
                      int64_t last) {
   const int64_t tiles = (a.c / a.groups * a.kh * a.kw + tile_of_filter - 1) / tile_of_filter;
   const int64_t x_plane = p.planes.x_plane;
-  const bool to_y = neighbours && p.planes.to_y, in_y = to_y || p.planes.in_place;
-  constexpr bool has_room =
-      neighbours && size <= sums_of_many;  // larger tiles meet one tile of the weight: all is done
+  const bool to_y = unmoved && p.planes.to_y, in_y = to_y || p.planes.in_place;
+  constexpr bool has_room = unmoved && size <= sums_of_many;  // larger tiles meet one tile of the weight: all is done
   alignas(register_bytes) float room[has_room ? most_filters * size * V::width : 1];
   float* const sums = to_y && has_room ? room : y + at + first * p.planes.y_plane;
   const int64_t apart = to_y && has_room ? size * V::width : p.planes.y_plane;
   const int64_t outputs = a.oh * a.ow, after = outputs - at - (size - 1) * V::width;
   const int last_lanes = static_cast<int>(to_y ? min(after, int64_t{V::width}) : V::width);
   for (int64_t tile = 0; tile < tiles; ++tile) {
-    const float* planes = x + at + (neighbours ? tile * tile_of_filter * x_plane : 0);
-    const int64_t* distances = neighbours ? nullptr : p.distances + tile * tile_of_filter;
+    const float* planes = x + at + (unmoved ? tile * tile_of_filter * x_plane : 0);
+    const int64_t* distances = unmoved ? nullptr : p.distances + tile * tile_of_filter;
     for (int64_t filter = first; filter < last; ++filter) {
       const int64_t from = a.starts[tile * a.m + filter], count = a.starts[tile * a.m + filter + 1] - from;
       float* out = sums + (filter - first) * apart;
@@ -56,12 +55,12 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
       const uint8_t* columns = a.columns + from;
       for (int64_t j = 0; j < count; ++j) {
         const V w = V::all(values[j]);
-        const float* in = planes + (neighbours ? columns[j] * x_plane : distances[columns[j]]);
+        const float* in = planes + (unmoved ? columns[j] * x_plane : distances[columns[j]]);
         unroll<size>([&](auto i) CREST_INLINE { sum[i] = w * V::load(in + i * V::width) + sum[i]; });
       }
       const bool done = tile == tiles - 1;
       if (to_y && done) out = a.y + filter * outputs + at;
-      if (neighbours && done && in_y && a.addend) {
+      if (unmoved && done && in_y && a.addend) {
         const float* more = a.addend + (out - a.y);
         unroll<size - 1>([&](auto i) CREST_INLINE { sum[i] = sum[i] + V::load(more + i * V::width); });
         sum[size - 1] = sum[size - 1] + load_first<V>(more + (size - 1) * V::width, last_lanes);
@@ -106,8 +105,8 @@ void sparse_conv2d_multiply(const SparseConv2d& a, const ConvProduct& p, int64_t
       const int64_t next = min(min(last, filter + most_filters), (group + 1) * per_group);
       const float* planes = x + group * group_planes * q.x_plane;
       with_size(next_step - step, [&](auto size) {
-        q.neighbours ? multiply<size, true>(a, p, planes, y, at, filter, next)
-                     : multiply<size, false>(a, p, planes, y, at, filter, next);
+        q.unmoved ? multiply<size, true>(a, p, planes, y, at, filter, next)
+                  : multiply<size, false>(a, p, planes, y, at, filter, next);
       });
       filter = next;
     }

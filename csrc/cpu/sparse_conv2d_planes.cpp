@@ -65,36 +65,57 @@ inline void copy_apart(const float* x, int64_t there, int64_t stride, float* to,
   }
 }
 
-// Rows of phase (row, column) of a channel, with zeros around them, as one plane whose lanes are neighbours.
-inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel, int64_t row, int64_t column,
-                    float* plane, int64_t size) {
-  if (p.to_y && a.h == 1 && a.stride[1] == 1) {  // a row, and zeros up to the end
-    const float* x = a.x + channel * a.w;
-    int64_t i = 0;
-    for (; i + lanes <= a.w; i += lanes) V::load(x + i).store(plane + i);
-    for (; i < size; i += lanes) load_first<V>(x + i, static_cast<int>(max(a.w - i, int64_t{0}))).store(plane + i);
-    return;
+// A register to where there is room up to `end`. What it writes too much is written again, from left to right.
+inline void put(V v, float* to, const float* end) { store_first(v, to, static_cast<int>(min(end - to, lanes))); }
+
+// The columns of a phase that are some of x: the first in the plane, where in x that is, and how many there are.
+struct Columns {
+  int64_t first, from, count;
+
+  Columns(const SparseConv2d& a, const ConvPlanes& p, int64_t phase) {
+    const int64_t stride = a.stride[1];
+    first = max(ceil_div(a.padding[1] - phase, stride), int64_t{0});
+    from = first * stride + phase - a.padding[1];
+    count = max(min(p.qw - first, ceil_div(a.w - from, stride)), int64_t{0});
   }
-  std::memset(plane, 0, static_cast<size_t>(size) * sizeof(float));
-  const int64_t stride = a.stride[1];
-  // The first column of the phase that is one of x, and how many there are.
-  const int64_t first = max(ceil_div(a.padding[1] - column, stride), int64_t{0});
-  const int64_t from = first * stride + column - a.padding[1];
-  const int64_t count = min(p.qw - first, ceil_div(a.w - from, stride));
+};
+
+// A row's phase of a channel, with zeros around it, as one plane whose lanes are neighbours.
+inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel, int64_t row, const Columns& columns,
+                    float* plane, int64_t size) {
+  const auto [first, from, count] = columns;
+  const float* const end = plane + size;
+  const auto zeros = [end](float* to, const float* before) {
+    for (; to < before; to += lanes) put(V::zero(), to, end);
+  };
+  float* to = plane;
   for (int64_t i = 0; i < a.n; ++i)
-    for (int64_t q = 0; q < p.qh; ++q) {
+    for (int64_t q = 0; q < p.qh; ++q, to += p.qw) {
       const int64_t y = q * a.stride[0] + row - a.padding[0];
-      if (y < 0 || y >= a.h) continue;
+      if (y < 0 || y >= a.h || !count) {
+        zeros(to, to + p.qw);
+        continue;
+      }
       const float* x = a.x + ((i * a.c + channel) * a.h + y) * a.w + from;
-      float* to = plane + (i * p.qh + q) * p.qw + first;
-      if (stride == 1)
-        for (int64_t j = 0; j < count; j += lanes) {
-          const int some = static_cast<int>(min(count - j, lanes));
-          store_first(load_first<V>(x + j, some), to + j, some);
-        }
-      else
-        copy_apart(x, a.w - from, stride, to, count);
+      float* const begin = to + first;
+      zeros(to, begin);
+      if (a.stride[1] == 1) {
+        int64_t j = 0;
+        for (; j + lanes <= count; j += lanes) V::load(x + j).store(begin + j);
+        if (j < count) put(load_first<V>(x + j, static_cast<int>(count - j)), begin + j, end);
+      } else {
+        copy_apart(x, a.w - from, a.stride[1], begin, count);
+      }
+      zeros(begin + count, to + p.qw);
     }
+  zeros(to, end);
+}
+
+// Whether to put lanes apart, in x and back in y, would take longer than loads across cache lines do.
+inline bool turning_takes_longer(const SparseConv2d& a, const ConvPlanes& p) {
+  const int64_t cells = ceil_div(a.c / a.groups * a.kh * a.kw, tile_of_filter) * a.m;
+  const int64_t turned = a.c * p.phases[0] * p.phases[1] * (p.steps + p.halo) + a.m * p.steps;
+  return a.starts[cells] * p.steps < loads_per_turn * turned;
 }
 
 }  // namespace
@@ -105,35 +126,42 @@ void sparse_conv2d_plan(const SparseConv2d& a, ConvPlanes& p) {
   p.qh = ceil_div(kept(a.h, a.oh, a.kh, a.stride[0], a.padding[0], a.dilation[0]), a.stride[0]);
   p.qw = ceil_div(kept(a.w, a.ow, a.kw, a.stride[1], a.padding[1], a.dilation[1]), a.stride[1]);
   p.halo = (a.kh - 1) * a.dilation[0] / a.stride[0] * p.qw + (a.kw - 1) * a.dilation[1] / a.stride[1];
-  p.neighbours = p.halo == 0 && p.phases[0] == 1 && p.phases[1] == 1;
+  p.unmoved = p.halo == 0 && p.phases[0] == 1 && p.phases[1] == 1;
+  p.steps = ceil_div(((a.n - 1) * p.qh + a.oh - 1) * p.qw + a.ow, lanes);
+  p.neighbours = p.unmoved || turning_takes_longer(a, p);
+  if (p.neighbours) p.halo = ceil_div(p.halo, lanes);
   // Outputs lie where their numbers of x do; or side by side at least, as in a plane.
-  const bool row = p.neighbours && a.h == 1 && a.stride[0] * a.stride[1] == 1 && a.padding[0] + a.padding[1] == 0;
-  const bool dense = p.neighbours && p.qh == a.oh && p.qw == a.ow;
+  const bool row = p.unmoved && a.h == 1 && a.stride[0] * a.stride[1] == 1 && a.padding[0] + a.padding[1] == 0;
+  const bool dense = p.unmoved && p.qh == a.oh && p.qw == a.ow;
   p.in_place = row && a.ow % lanes == 0;
   p.to_y = dense && !p.in_place && a.n == 1;
   p.images = p.in_place ? a.n : 1;
-  p.steps = p.in_place ? a.ow / lanes : ceil_div(((a.n - 1) * p.qh + a.oh - 1) * p.qw + a.ow, lanes);
+  if (p.in_place) p.steps = a.ow / lanes;
   p.tiles = tiles_of(a, p, p.steps);
   p.y_plane = p.steps * lanes;
   const int64_t all = a.n * p.qh * p.qw;
-  p.x_plane = (p.neighbours ? max(p.steps, ceil_div(all, lanes)) : p.steps + p.halo) * lanes;
+  p.x_plane = max(p.steps + p.halo, p.neighbours ? ceil_div(all, lanes) : 0) * lanes;
   if (p.in_place) p.x_plane = p.y_plane;
   p.flat = max(all + lanes, (lanes - 1) * p.steps + ceil_div(p.steps + p.halo, lanes) * lanes);
 }
 
 void sparse_conv2d_pack(const SparseConv2d& a, const ConvPlanes& p, float* planes, float* flat, int64_t begin,
                         int64_t end) {
+  const int64_t registers = p.steps + p.halo, phases = p.phases[0] * p.phases[1];
+  int64_t channel = begin / phases, phase = begin % phases;
+  Columns columns(a, p, phase % p.phases[1]);
   for (int64_t plane = begin; plane < end; ++plane) {
-    const int64_t column = plane % p.phases[1], row = plane / p.phases[1] % p.phases[0];
-    const int64_t channel = plane / p.phases[1] / p.phases[0], registers = p.steps + p.halo;
+    if (phases > 1) columns = Columns(a, p, phase % p.phases[1]);  // takes as long as to copy a small plane
+    const int64_t row = phases > 1 ? phase / p.phases[1] : 0;
     float* to = planes + plane * p.x_plane;
-    lay_out(a, p, channel, row, column, p.neighbours ? to : flat, p.neighbours ? p.x_plane : p.flat);
+    lay_out(a, p, channel, row, columns, p.neighbours ? to : flat, p.neighbours ? p.x_plane : p.flat);
     for (int64_t i = 0; i < registers && !p.neighbours; i += lanes) {
       V square[lanes];
       for (int64_t l = 0; l < lanes; ++l) square[l] = V::load(flat + l * p.steps + i);
       transpose(square);
       for (int64_t l = 0; l < min(registers - i, lanes); ++l) square[l].store(to + (i + l) * lanes);
     }
+    if (++phase == phases) phase = 0, ++channel;
   }
 }
 
