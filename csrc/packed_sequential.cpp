@@ -41,14 +41,28 @@ class Steps {
     CREST_CHECK(0 <= which && which <= 2, op, ": an activation among steps must be 0, 1 or 2, got ", which);
     return which == 0 ? "none" : which == 1 ? "relu" : "relu6";
   }
+  // What is kept for a later step: for it to begin with, or to add.
+  void keep(const Tensor& y) { kept_.push_back(y); }
+  Tensor& kept() {
+    CREST_CHECK(!kept_.empty(), op, ": steps must keep what they swap or add, got none");
+    return kept_.back();
+  }
+  std::optional<Tensor> addend() {
+    if (!number()) return std::nullopt;
+    Tensor top = kept();
+    kept_.pop_back();
+    return top;
+  }
   void finish() const {
     CREST_CHECK(tensor_ == tensors_.size(), op, ": tensors must be as many as steps take, ", tensor_, ", got ",
                 tensors_.size());
+    CREST_CHECK(kept_.empty(), op, ": steps must add what they keep, got ", kept_.size(), " more");
   }
 
  private:
   const std::vector<Tensor>& tensors_;
   const Ints& numbers_;
+  std::vector<Tensor> kept_;
   size_t tensor_ = 0, number_ = 0;
 };
 
@@ -89,8 +103,9 @@ Tensor layer(const Tensor& x, Steps& steps) {
       const int64_t groups = steps.number();
       const Tensor &values = steps.tensor(), &columns = steps.tensor(), &starts = steps.tensor();
       const auto bias = steps.bias();
-      return sparse_conv2d(x, values, columns, starts, shape, bias, stride, padding, dilation, groups,
-                           steps.activation());
+      const Text activation = steps.activation();
+      return sparse_conv2d(x, values, columns, starts, shape, bias, stride, padding, dilation, groups, activation,
+                           steps.addend());
     }
     case 5: {
       const Tensor& weight = steps.weight(4);
@@ -114,7 +129,13 @@ Tensor layer(const Tensor& x, Steps& steps) {
       const Text activation = steps.activation();
       return stem_conv2d(x, weight, bias, at.stride, at.padding, at.dilation, activation, steps.number());
     }
-    default: fail(op, ": steps must begin a layer with a kind from 0 to 7, got ", kind);
+    case 8: steps.keep(x); return x;
+    case 9: {
+      const Tensor before = steps.kept();
+      steps.kept() = x;
+      return before;
+    }
+    default: fail(op, ": steps must begin a layer with a kind from 0 to 9, got ", kind);
   }
 }
 

@@ -42,8 +42,9 @@ struct SparseConv2d {
 //
 // Lanes. A register holds positions that are `steps` apart, a segment of the plane for each lane, and the next register
 // the positions after these. So any distance is a whole number of registers, and loads are aligned: reading across
-// cache lines halves the rate. Each segment is followed by a copy of the next one's first `halo` positions. A kernel
-// of 1x1 knows no distances: its lanes are neighbours, and where images are whole registers, x and y are the planes.
+// cache lines halves the rate. Each segment is followed by a copy of the next one's first `halo` positions. Where to
+// put lanes apart takes longer than that saves, as with few non-zeros, lanes are neighbours. They are for a kernel of
+// 1x1, which knows no distances; and where images are whole registers, x and y are the planes.
 struct ConvPlanes {
   bool unmoved;                    // a column is a plane: its distance is none
   bool neighbours;                 // lanes are, instead of being `steps` apart

@@ -346,8 +346,10 @@ def packed_sequential(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ..
     weight, *biases = (tensor(*shape, dtype=dtype, device=device) for shape in ((5, 120), (6,), (5,)))
     conv = pack_sparse_conv2d(kernels * some(6, 2, 3, 2, device=device))
     linear = pack_sparse(weight * some(5, 120, device=device))
-    steps = [4, *conv.weight_shape, 1, 2, 1, 1, 1, 1, 2, 1, 0, 2, 3, 2, 2, 1, 1, 0, 1, 1, 0]
+    steps = [4, *conv.weight_shape, 1, 2, 1, 1, 1, 1, 2, 1, 0, 0, 2, 3, 2, 2, 1, 1, 0, 1, 1, 0]
     yield x, [*conv[:3], biases[0]], [*steps, 0]
+    steps_beside = [4, *conv.weight_shape, 1, 2, 1, 1, 1, 1, 2]
+    yield x, [*conv[:3], *conv[:3], biases[0]], [8, *steps_beside, 0, 1, 0, 9, *steps_beside, 1, 1, 1]
     yield x, [*conv[:3], biases[0], *linear[:5]], [*steps, 1, 1, -1, 3, 5, 120, 0, 1]
     yield x[:0], [*conv[:3], biases[0], *linear[:5], biases[1]], [*steps, 1, -3, -1, 3, 5, 120, 1, 0]
     yield x, [], [1, 2, 3]

@@ -53,6 +53,7 @@ def same_padding(
 
 # As csrc/packed_sequential.cpp reads them.
 RELU, FLATTEN, MAX_POOL2D, SPARSE_LINEAR, SPARSE_CONV2D, DEPTHWISE_CONV2D, SEPARABLE_CONV2D, STEM_CONV2D = range(8)
+KEEP, SWAP = 8, 9
 SAME = (-1, -1, -1, -1)
 
 
@@ -61,6 +62,7 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
     if ops is None:
         ops, tensors = sys.modules[__name__], [t.to(x.dtype) if t.is_floating_point() else t for t in tensors]
     rest, numbers = iter(tensors), iter(steps)
+    kept: list[Tensor] = []
 
     def take(count: int) -> list[int]:
         return [next(numbers) for _ in range(count)]
@@ -81,6 +83,10 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
     for kind in numbers:
         if kind == RELU:
             x = x.relu()
+        elif kind == KEEP:
+            kept.append(x)
+        elif kind == SWAP:
+            x, kept[-1] = kept[-1], x
         elif kind == FLATTEN:
             x = x.flatten(*take(2))
         elif kind == MAX_POOL2D:
@@ -90,7 +96,8 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
             x = ops.sparse_linear(x, *packed(5), *size, bias(), activation())
         elif kind == SPARSE_CONV2D:
             shape, *around, groups = take(4), take(2), take(2), take(2), next(numbers)
-            x = ops.sparse_conv2d(x, *packed(3), shape, bias(), *around, groups, activation())
+            args = *packed(3), shape, bias(), *around, groups, activation()
+            x = ops.sparse_conv2d(x, *args, kept.pop() if next(numbers) else None)
         elif kind == SEPARABLE_CONV2D:
             m, (depthwise, pointwise) = next(numbers), packed(2)
             at, biases = where(depthwise.shape[:2]), (bias(), bias())

@@ -18,6 +18,7 @@ from crest_ext import packed_sequential
 from crest_ext.nn import (
     DepthwiseConv2d,
     PackedSequential,
+    Residual,
     SamePad2d,
     SeparableConv2d,
     SparseConv2d,
@@ -142,6 +143,56 @@ def test_convolutions(channels_last: bool, calls: list[list[int]], isa: str) -> 
         made(x)
 
 
+def blocks() -> nn.Sequential:
+    """A shortcut, a path beside a convolution, one block within another, and a layer behind."""
+
+    def conv(channels: int = 4, activation: str = "none") -> SparseConv2d:
+        made = sparse(nn.Conv2d(4, channels, 3, padding=1), activation)
+        assert isinstance(made, SparseConv2d)
+        return made
+
+    inner = Residual({"a": conv(activation="relu"), "nothing": nn.Identity()}, conv(activation="relu"), {})
+    layers = [
+        inner,
+        Residual({}, conv(), {"a": conv(activation="relu"), "relu": nn.ReLU(), "b": conv()}),
+        Residual({"a": conv(), "block": copy.deepcopy(inner)}, conv(activation="relu"), {"c": conv()}),
+        conv(3),
+    ]
+    return nn.Sequential(*layers).eval().requires_grad_(False)
+
+
+def test_residual_blocks(calls: list[list[int]], isa: str) -> None:
+    plain, x = blocks(), torch.randn(2, 4, 9, 7)
+    made = PackedSequential(dict(plain.named_children())).eval()
+    expected = plain(x)
+    assert torch.equal(made(x), expected)
+    assert len(calls) == 1 and made.saved == 10
+    assert list(made.state_dict()) == list(plain.state_dict())
+    assert not torch.equal(expected, nn.Sequential(*(block.inner for block in plain[:3]), plain[3])(x))
+    for same in (copy.deepcopy(made), loaded(made), torch.export.export(made, (x,)).module()):
+        assert torch.equal(same(x), expected)
+
+
+@pytest.mark.parametrize("name", ["0.inner.a", "1.last", "1.other", "2", "2.inner.block"])
+def test_hooks_within_blocks_are_called(name: str, calls: list[list[int]]) -> None:
+    plain, x, seen = blocks(), torch.randn(1, 4, 6, 6), []
+    made = PackedSequential(dict(plain.named_children())).eval()
+    made.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
+    assert torch.equal(made(x), plain(x))
+    assert (len(seen), len(calls)) == (2, 0)  # the module is in both
+
+
+def test_blocks_that_are_called_as_they_are() -> None:
+    conv = blocks()[1].last
+    for paths in (
+        ({"a": nn.Tanh(), "b": conv}, {}),
+        ({"a": conv}, {"b": nn.Tanh()}),
+        ({"relu": nn.ReLU()}, {"b": conv}),
+    ):
+        block = Residual(paths[0], copy.deepcopy(conv), paths[1])
+        assert PackedSequential.of({"0": block}) is None
+
+
 def test_where_no_call_is_saved() -> None:
     ip = sparse(nn.Linear(6, 6))
     for layers in ([ip], [nn.ReLU(), ip, nn.ReLU()], [ip, nn.Tanh(), ip], [MaxPool2d(2), MaxPool2d(2)]):
@@ -155,8 +206,10 @@ LINEAR = [3, 2, 3, 0, 0]
     ("steps", "count", "rule"),
     [
         ([], 0, "packed_sequential: steps must have a layer, got none"),
-        ([8], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 7, got 8"),
-        ([0, -1], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 7, got -1"),
+        ([10], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 9, got 10"),
+        ([0, -1], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 9, got -1"),
+        ([8, 8], 0, "packed_sequential: steps must add what they keep, got 2 more"),
+        ([9], 0, "packed_sequential: steps must keep what they swap or add, got none"),
         ([1, 0], 0, "packed_sequential: steps must end with a layer, got 2 numbers, which is within one"),
         (LINEAR[:-1], 5, "packed_sequential: steps must end with a layer, got 4 numbers, which is within one"),
         (LINEAR, 4, "packed_sequential: tensors must be as many as steps take, got 4"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from crest_ext.nn import SparseConv2d
+from crest_ext.nn import PackedSequential, Residual, SparseConv2d
 from crest_ext.rewrite import pack
 from crest_ext.rewrite.additions import additions_into_convolutions
 from crest_ext.rewrite.functions import to_modules
@@ -63,7 +63,8 @@ def test_residual_blocks(sparse_wins: None) -> None:
     relus = sum(c.activation == "relu" for c in convs)
     assert (len(convs), relus) == (10, 9)  # all but what the block with two paths adds
     assert not any(isinstance(m, (nn.ReLU, nn.Identity, nn.BatchNorm2d)) for m in packed.modules())
-    assert all(node.op != "call_function" for node in packed.graph.nodes)
+    assert type(packed) is PackedSequential and len(packed.runs) == 1  # one call for all
+    assert [type(m) for m in packed] == [Residual] * 3
     assert packed(torch.randn(1, 6, 13, 5)).shape == (1, 8, 7, 3)
 
 

@@ -5,6 +5,7 @@ from crest_ext.nn.lowered import LoweredConv2d
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
 from crest_ext.nn.packed_sequential import PackedSequential
 from crest_ext.nn.pad import SamePad2d
+from crest_ext.nn.residual import Residual
 from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.nn.stem import StemConv2d
@@ -17,6 +18,7 @@ __all__ = [
     "MaskedConv2d",
     "MaskedLinear",
     "PackedSequential",
+    "Residual",
     "SamePad2d",
     "SeparableConv2d",
     "SparseConv2d",

@@ -11,6 +11,7 @@ from crest_ext import reference as ref
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.packed import Packed
 from crest_ext.nn.quick import MaxPool2d
+from crest_ext.nn.residual import Residual
 from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.nn.stem import StemConv2d
@@ -18,7 +19,8 @@ from crest_ext.ops import packed_sequential
 from crest_ext.ops.depthwise_conv2d import pair, sides
 
 CONVS = (SparseConv2d, DepthwiseConv2d, SeparableConv2d, StemConv2d)
-OPENING = (*CONVS, SparseLinear, nn.Flatten)  # that take what they take as modules, and nothing more
+OPENING = (*CONVS, SparseLinear, nn.Flatten)
+Step = tuple[tuple[str, ...], nn.Module | None, list[int]]  # the names that lead to a layer, that, and its numbers
 
 
 class Run(NamedTuple):
@@ -27,7 +29,8 @@ class Run(NamedTuple):
     begin: int
     end: int
     steps: list[int]
-    tensors: list[tuple[int, str, str]]  # their places: a layer, counted from `begin`, a dict of it, and a key
+    layers: list[tuple[int, tuple[str, ...]]]  # all within: one, counted from `begin`, and the names that lead on
+    tensors: list[tuple[int, str, str]]  # their places: one of `layers`, a dict of it, and a key
     saved: int  # calls
 
 
@@ -35,7 +38,8 @@ class PackedSequential(nn.Sequential):
     """torch.nn.Sequential for inference, in which neighbours that `packed_sequential` knows are one call of it.
 
     These are SparseConv2d, DepthwiseConv2d, SeparableConv2d, StemConv2d, SparseLinear, nn.quick.MaxPool2d, nn.Flatten,
-    nn.ReLU and nn.Identity, where two or more of the first six follow each other. Any other module is called as it is.
+    nn.ReLU and nn.Identity, where two or more of the first six follow each other, and Residual, of such layers. Any
+    other module is called as it is.
     Names, and so a state_dict, are those of an nn.Sequential of the same modules. The modules are not to be replaced or
     set otherwise later.
     """
@@ -59,32 +63,73 @@ class PackedSequential(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         layers: list[Any] = list(self._modules.values())
-        for begin, end, steps, places, _ in self.runs:
-            some = layers[begin:end]
-            if not steps or any([layer._forward_hooks or layer._forward_pre_hooks for layer in some]):  # noqa: C419 (faster)
-                for layer in some:
+        for begin, end, steps, within, places, _ in self.runs:
+            called = [_at(layers[begin + i], names) if names else layers[begin + i] for i, names in within]
+            if not steps or any([layer._forward_hooks or layer._forward_pre_hooks for layer in called]):  # noqa: C419 (faster)
+                for layer in layers[begin:end]:
                     x = layer(x)
             else:
-                x = packed_sequential(x, [some[i].__dict__[kind][name] for i, kind, name in places], steps)
+                x = packed_sequential(x, [called[i].__dict__[kind][name] for i, kind, name in places], steps)
         return x
+
+
+def _at(layer: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        layer = layer._modules[name]
+    return layer
 
 
 def _runs(layers: list[nn.Module]) -> Iterator[Run]:
     begin = 0
     while begin < len(layers):
-        end, ops, steps, places = begin, 0, [], []
-        while end < len(layers) and (end > begin or type(layers[end]) in OPENING):
-            layer = layers[end]
-            step = _step(layer)
-            if step is None:
+        run = Run(begin, begin, [], [], [], -1)
+        while run.end < len(layers) and (run.end > begin or opens(layers[run.end])):
+            steps = _steps(layers[run.end])
+            if steps is None:
                 break
-            steps += step
-            places += [(end - begin, kind, name) for kind, name in _tensors(layer)]
-            ops += isinstance(layer, (*CONVS, SparseLinear, MaxPool2d))
-            end += 1
-        end = max(end, begin + 1)
-        yield Run(begin, end, steps, places, ops - 1) if ops > 1 else Run(begin, end, [], [], 0)
-        begin = end
+            ops = 0
+            for names, layer, numbers in steps:
+                ops += isinstance(layer, (*CONVS, SparseLinear, MaxPool2d))
+                run.steps.extend(numbers)
+                if layer is not None:
+                    run.tensors.extend((len(run.layers), kind, name) for kind, name in _tensors(layer))
+                    run.layers.append((run.end - begin, names))
+            run = run._replace(end=run.end + 1, saved=run.saved + ops)
+        begin = max(run.end, begin + 1)
+        yield run if run.saved > 0 else Run(run.begin, begin, [], [], [], 0)
+
+
+def opens(layer: nn.Module) -> bool:
+    """Whether a run may begin with a layer: it takes what it takes as a module, and nothing more."""
+    if isinstance(layer, Residual):
+        return all(type(next(iter(path), layer.last)) in OPENING for path in (layer.inner, layer.other))
+    return type(layer) in OPENING
+
+
+def _steps(layer: nn.Module) -> list[Step] | None:
+    """How `packed_sequential` computes a layer, if it does."""
+    if not isinstance(layer, Residual):
+        step = STEPS.get(type(layer))
+        known = step is not None and not getattr(layer, "return_indices", False)
+        return [((), layer, [int(number) for number in step(layer)])] if known and step else None
+    paths = {name: _path(getattr(layer, name), name) for name in ("other", "inner")}
+    other, inner = paths["other"], paths["inner"]
+    if other is None or inner is None:
+        return None
+    *numbers, _ = _conv(layer.last)
+    first = [*other, ((), None, [ref.SWAP])] if other else []
+    containers: list[Step] = [((), layer, [ref.KEEP]), (("inner",), layer.inner, []), (("other",), layer.other, [])]
+    return [*containers, *first, *inner, (("last",), layer.last, [*map(int, numbers), 1])]
+
+
+def _path(path: nn.Sequential, name: str) -> list[Step] | None:
+    found: list[Step] = []
+    for key, layer in path._modules.items():
+        steps = None if layer is None else _steps(layer)
+        if steps is None:
+            return None
+        found += [((name, key, *names), leaf, numbers) for names, leaf, numbers in steps]
+    return found
 
 
 def _tensors(layer: nn.Module) -> Iterator[tuple[str, str]]:
@@ -101,14 +146,6 @@ def _tensors(layer: nn.Module) -> Iterator[tuple[str, str]]:
             yield "_parameters" if name in layer._parameters else "_buffers", name
 
 
-def _step(layer: nn.Module) -> list[int] | None:
-    """How `packed_sequential` computes a layer, if it does."""
-    step = STEPS.get(type(layer))
-    if step is None or getattr(layer, "return_indices", False):
-        return None
-    return [int(number) for number in step(layer)]
-
-
 def _pool(layer: MaxPool2d) -> Iterable[int]:
     sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
     return (ref.MAX_POOL2D, *(number for size in sizes for number in pair(size)), layer.ceil_mode)
@@ -120,7 +157,7 @@ def _linear(layer: SparseLinear) -> Iterable[int]:
 
 def _conv(layer: SparseConv2d) -> Iterable[int]:
     where = (*layer.weight_shape, *layer.stride, *layer.padding, *layer.dilation, layer.groups)
-    return (ref.SPARSE_CONV2D, *where, layer.bias is not None, _ACT[layer.activation])
+    return (ref.SPARSE_CONV2D, *where, layer.bias is not None, _ACT[layer.activation], 0)
 
 
 def _where(layer: DepthwiseConv2d | SeparableConv2d | StemConv2d) -> Iterable[int]:

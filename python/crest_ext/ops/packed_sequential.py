@@ -21,9 +21,12 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
     2   max_pool2d        kernel_size, stride, padding and dilation, two numbers each; ceil_mode
     3   sparse_linear     out_features, in_features; whether there is a bias; activation
     4   sparse_conv2d     weight_shape (four numbers), stride, padding and dilation (two each), groups; bias, activation
+                          and whether to add what was kept last, which is kept no longer
     5   depthwise_conv2d  stride, padding (four numbers) and dilation; bias, activation
     6   separable_conv2d  out_channels, stride, padding, dilation; both biases, both activations
     7   stem_conv2d       stride, padding, dilation; bias, activation; channels_last
+    8   to keep           the result so far, for a later step
+    9   to swap           the result so far and what was kept last
     ==  ================  ============================================================================================
 
     An activation is 0 for none, 1 for relu, 2 for relu6, where its op has it. Four numbers of padding are top, bottom,

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import fx, nn
 
-from crest_ext.nn.packed_sequential import STEPS, PackedSequential
+from crest_ext.nn.packed_sequential import PackedSequential
 from crest_ext.rewrite.additions import additions_into_convolutions
 from crest_ext.rewrite.calls import has_hooks
 from crest_ext.rewrite.functions import to_modules, without_identities
+from crest_ext.rewrite.residuals import gather_residuals, is_step, named
 
 
 def in_one_call(model: nn.Module, args: tuple[Any, ...]) -> nn.Module:
@@ -38,7 +39,8 @@ def in_one_call(model: nn.Module, args: tuple[Any, ...]) -> nn.Module:
 
 def _in_rows(graph: fx.GraphModule, least: int) -> nn.Module | None:
     """The graph with its rows as one call each, if that saves more calls than `least`."""
-    rows = [(nodes, made) for nodes in _rows(graph) if (made := PackedSequential.of(_row(graph, nodes)))]
+    gather_residuals(graph)
+    rows = [(nodes, made) for nodes in _rows(graph) if (made := PackedSequential.of(named(graph, nodes)))]
     if sum(made.saved for _, made in rows) <= least:
         return None
     for nodes, made in rows:
@@ -47,10 +49,6 @@ def _in_rows(graph: fx.GraphModule, least: int) -> nn.Module | None:
     graph.delete_all_unused_submodules()
     graph.recompile()
     return _alone(graph) or graph
-
-
-def _row(graph: fx.GraphModule, nodes: list[fx.Node]) -> dict[str, nn.Module]:
-    return {str(node.target).replace(".", "_"): graph.get_submodule(str(node.target)) for node in nodes}
 
 
 def _alone(model: fx.GraphModule) -> nn.Module | None:
@@ -71,11 +69,9 @@ def _packed(module: nn.Module) -> PackedSequential | None:
 
 def _rows(model: fx.GraphModule) -> list[list[fx.Node]]:
     """Calls of modules that can be steps, each on nothing but the result of the one before, which has no other use."""
-    calls = [node.target for node in model.graph.find_nodes(op="call_module")]
     rows: list[list[fx.Node]] = [[]]
     for node in model.graph.nodes:
-        known = node.op == "call_module" and type(model.get_submodule(node.target)) in STEPS
-        if known and calls.count(node.target) == 1 and len(node.args) == 1 and not node.kwargs:
+        if is_step(model, node):
             if not (rows[-1] and node.args == (rows[-1][-1],) and len(rows[-1][-1].users) == 1):
                 rows.append([])
             rows[-1].append(node)

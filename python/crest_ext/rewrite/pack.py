@@ -89,10 +89,11 @@ def pack(
     faster than the two as they were chosen. A convolution of an image becomes one `nn.StemConv2d` with its padding and
     activation where that is faster. What is added to the result of a sparse convolution, as the shortcut around a
     residual branch is, is added in its pass, with a ReLU behind. Layers on our kernels in a row, with what is between
-    them, become one call: an `nn.PackedSequential`, for which a model of more than nn.Sequentials is traced. Behind a
-    layer that stays dense, a ReLU works in place. Masked layers that stay dense become plain ones with exact zeros, as
-    `materialize` makes them. At last the whole is measured against the materialised model, and if it is not faster, the
-    materialised model is what comes back. So a packed model is for inputs of about the example's size.
+    them, become one call: an `nn.PackedSequential`, for which a model of more than nn.Sequentials is traced; and so do
+    the blocks of a residual network. Behind a layer that stays dense, a ReLU works in place. Masked layers that stay
+    dense become plain ones with exact zeros, as `materialize` makes them. At last the whole is measured against the
+    materialised model, and if it is not faster, the materialised model is what comes back. So a packed model is for
+    inputs of about the example's size.
 
     The result is an ordinary module in eval mode whose parameters require no gradient, a torch.fx.GraphModule where
     calls became modules. What is not float32 on the CPU, has hooks, is a subclass of Linear or Conv2d, pads with
