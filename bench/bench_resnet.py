@@ -1,4 +1,4 @@
-"""ResNet-50 with zeros in all but its first layer by `pack`, and by engines."""
+"""Residual networks with zeros in all but their first layer by `pack`, and by engines."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from torch import nn
 
 import crest_ext
 import peers
+from crest_ext.models import create_model
 from resnet50 import resnet50
 from timing import compare
 
+NETWORKS = {"ResNet-50": (resnet50, 224), "ResNet-20": (lambda: create_model("resnet20").eval(), 32)}
+
 
 @pytest.mark.parametrize("zeros", [0.8, 0.9])
-def bench_resnet50(benchmark: Any, zeros: float) -> None:
+@pytest.mark.parametrize("network", NETWORKS)
+def bench_resnet(benchmark: Any, network: str, zeros: float) -> None:
     if not benchmark.enabled:
         pytest.skip("takes longer to measure than a smoke test may: tests/rewrite/test_additions.py packs small blocks")
-    model = resnet50().requires_grad_(False)
+    create, size = NETWORKS[network]
+    model = create().requires_grad_(False)
     _, *others = (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
     for layer in others:  # scaled, so that numbers stay of one size from layer to layer
         layer.weight.mul_((torch.rand_like(layer.weight) >= zeros) / (1 - zeros) ** 0.5)
-    x = torch.randn(1, 3, 224, 224)
+    x = torch.randn(1, 3, size, size)
     packed = crest_ext.pack(model, x)
     channels_last = peers.in_torch(copy.deepcopy(model), x, memory_format=torch.channels_last)
     compare(
         benchmark,
         peers.in_torch(packed, x),
         peers.engines(model, x) | {"torch, channels_last": channels_last},
-        group="ResNet-50, float32, 1 image of 224x224",
-        case=f"{zeros:.0%} zeros in all layers but the first",
-        headline=f"ResNet-50, {zeros:.0%} zeros, 1 image",
-        rounds=9,
+        group="residual networks, float32, 1 image",
+        case=f"{network} of {size}x{size}, {zeros:.0%} zeros in all layers but the first",
+        headline=f"{network}, {zeros:.0%} zeros, 1 image of {size}x{size}",
+        rounds=9 if size > 32 else 30,
     )
     torch.testing.assert_close(packed(x), model(x), rtol=1e-3, atol=1e-4)
