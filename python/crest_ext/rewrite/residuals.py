@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from crest_ext.nn.packed_sequential import STEPS, opens
 from crest_ext.nn.residual import Residual
 from crest_ext.nn.sparse import SparseConv2d
+from crest_ext.nn.steps import STEPS, opens
 
 KNOWN = (*STEPS, Residual)
 
