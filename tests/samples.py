@@ -269,6 +269,8 @@ CONVOLUTIONS: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ((1, 20, 6, 6), (9, 20, 3, 3), {"padding": 3, "dilation": 2}),
     ((2, 6, 4, 4), (6, 1, 3, 3), {"padding": 1, "groups": 6}),
     ((2, 3, 4, 1), (1, 3, 4, 1), {}),
+    ((1, 24, 9, 9), (64, 24, 3, 3), {"padding": 1}),  # this and the next: so many weights that lanes are put apart
+    ((2, 16, 11, 9), (256, 16, 3, 3), {"stride": 2, "padding": 1}),
 ]
 
 
