@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from crest_ext import StructuredConfig, StructuredSparsity, data, train
+from crest_ext import StructuredConfig, StructuredSparsity, data, materialize, train
 from crest_ext.optim import decay_groups
 from timing import interleaved
 
@@ -92,6 +92,7 @@ def standardized(x: Tensor) -> Tensor:
 
 
 FAST = any(torch.cpu.get_capabilities().get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+PRECISION = "bfloat16" if FAST else "float32"
 
 
 class InBfloat16(nn.Module):
@@ -144,6 +145,18 @@ def press(
     method.finish()
 
 
+def pressed(kept: Path, pressing: Callable[[], nn.Module]) -> tuple[dict[str, Tensor], float]:
+    """What a pressed network is made of, and the seconds of a processor; from a file, where that has them."""
+    if not kept.exists():
+        start = time.process_time()
+        network = materialize(pressing())
+        partial = kept.with_suffix(".partial")
+        torch.save({"network": network.state_dict(), "seconds": time.process_time() - start}, partial)
+        partial.replace(kept)
+    state = torch.load(kept, weights_only=True)
+    return state["network"], state["seconds"]
+
+
 def train_on(
     network: nn.Module,
     split: data.Split,
@@ -152,11 +165,13 @@ def train_on(
     decay: float,
     seed: int,
     kept: Path,
-    batches: type[Crops | AsTheyAre] = Crops,
+    batches: Callable[[data.Split, int], Iterable[tuple[Tensor, Tensor]]] = Crops,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
 ) -> float:
     """SGD in bfloat16, its rate along a cosine to 0. A file keeps each epoch's end: a training cut short goes on.
 
-    Depthwise filters do not decay. Returns seconds of a processor, of the calls before as well.
+    batches(split, number) is an epoch. Depthwise filters do not decay. Returns seconds of a processor, of the calls
+    before as well.
     """
     optimizer = torch.optim.SGD(decay_groups(network, decay), rate, 0.9, fused=True)
     state: dict[str, Any] = torch.load(kept, weights_only=True) if kept.exists() else {"epochs": 0}
@@ -171,11 +186,11 @@ def train_on(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.at(epoch * EPOCH + step, epochs * EPOCH)
             optimizer.zero_grad()
-            loss = F.cross_entropy(model(x), y)
-            loss.backward()
+            found = loss(model(x), y)
+            found.backward()
             optimizer.step()
         seconds = time.process_time() - before
-        print(f"epoch {epoch + 1} of {epochs}: loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
+        print(f"epoch {epoch + 1} of {epochs}: loss {found.item():.3f}, {seconds:.0f} s", flush=True)
         state = {"epochs": epoch + 1, "seconds": seconds}
         partial = kept.with_suffix(".partial")
         torch.save(state | {"network": network.state_dict(), "optimizer": optimizer.state_dict()}, partial)

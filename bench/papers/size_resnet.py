@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import torch
 from cifar10 import EPOCH, Crops, InBfloat16
 from safetensors.torch import load_file
 from size import RESULTS, Goal, Run, section
-from torch import Tensor, nn
-from torch.nn import functional as F
+from taught import Taught, distance
+from torch import nn
 
 from crest_ext import data, train
 from crest_ext.container import load_model, save_model
@@ -33,27 +32,6 @@ SURGERY_EPOCHS, SURGERY_RATE = 7, 0.05
 QUANTIZE = QuantizeConfig(0.06, ramp=2 * EPOCH, iter_stop=4 * EPOCH)
 QUANTIZE_EPOCHS, QUANTIZE_RATE = 5, 0.02
 DECAY = 1e-4
-SOFTNESS = 4.0  # by which outputs are divided before they are compared
-
-
-class Taught:
-    """Crops with a teacher's outputs for them in place of classes. Iterating is one epoch."""
-
-    def __init__(self, crops: Crops, teacher: nn.Module) -> None:
-        self.crops, self.teacher = crops, InBfloat16(teacher.eval())
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, _ in self.crops:
-            x = x.contiguous(memory_format=torch.channels_last)
-            with torch.no_grad():
-                taught = self.teacher(x)
-            yield x, taught
-
-
-def distance(y: Tensor, taught: Tensor) -> Tensor:
-    """How far outputs are from the teacher's: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015."""
-    wanted = (taught / SOFTNESS).softmax(1)
-    return SOFTNESS**2 * F.kl_div((y / SOFTNESS).log_softmax(1), wanted, reduction="batchmean")
 
 
 def fit(network: nn.Module, batches: Taught, epochs: int, rate: float, method: Surgery | Quantize) -> None:
