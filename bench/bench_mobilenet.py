@@ -12,7 +12,6 @@ from torch import nn
 import crest_ext
 import peers
 from crest_ext.models import create_model
-from timing import compare
 
 
 @pytest.mark.parametrize("zeros", [0.0, 0.9])
@@ -24,18 +23,16 @@ def bench_mobilenet(benchmark: Any, zeros: float) -> None:
         if isinstance(layer, (nn.Conv2d, nn.Linear)) and (".pw" in name or name == "fc"):
             layer.weight.mul_(torch.rand_like(layer.weight) >= zeros)
     x = torch.randn(1, 3, 224, 224)
-    packed, plain = crest_ext.pack(model, x), by_torch(model)
-    channels_last = peers.in_torch(copy.deepcopy(plain), x, memory_format=torch.channels_last)
-    compare(
+    peers.compare_packed(
         benchmark,
-        peers.in_torch(packed, x),
-        peers.engines(plain, x) | {"torch, channels_last": channels_last},
+        crest_ext.pack(model, x),
+        by_torch(model),
+        x,
         group="MobileNet-v1 1.0-224, float32, 1 image",
         case=f"{zeros:.0%} zeros in the pointwise layers and fc",
         headline=f"MobileNet-v1 1.0-224, {zeros:.0%} zeros, 1 image",
         rounds=15,
     )
-    torch.testing.assert_close(packed(x), plain(x), rtol=1e-3, atol=1e-4)
 
 
 def by_torch(model: nn.Module) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ import crest_ext
 import peers
 from crest_ext.models import create_model
 from resnet50 import resnet50
-from timing import compare
 
 NETWORKS = {"ResNet-50": (resnet50, 224), "ResNet-20": (lambda: create_model("resnet20").eval(), 32)}
 
@@ -29,15 +27,13 @@ def bench_resnet(benchmark: Any, network: str, zeros: float) -> None:
     for layer in others:  # scaled, so that numbers stay of one size from layer to layer
         layer.weight.mul_((torch.rand_like(layer.weight) >= zeros) / (1 - zeros) ** 0.5)
     x = torch.randn(1, 3, size, size)
-    packed = crest_ext.pack(model, x)
-    channels_last = peers.in_torch(copy.deepcopy(model), x, memory_format=torch.channels_last)
-    compare(
+    peers.compare_packed(
         benchmark,
-        peers.in_torch(packed, x),
-        peers.engines(model, x) | {"torch, channels_last": channels_last},
+        crest_ext.pack(model, x),
+        model,
+        x,
         group="residual networks, float32, 1 image",
         case=f"{network} of {size}x{size}, {zeros:.0%} zeros in all layers but the first",
         headline=f"{network}, {zeros:.0%} zeros, 1 image of {size}x{size}",
         rounds=9 if size > 32 else 30,
     )
-    torch.testing.assert_close(packed(x), model(x), rtol=1e-3, atol=1e-4)

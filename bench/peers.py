@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import os
 import subprocess
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import crest_ext
-from timing import Function, Seconds
+from timing import Function, Seconds, compare
 
 
 def onnxruntime(module: nn.Module, x: Tensor) -> Function | str:
@@ -181,3 +182,11 @@ def in_torch(module: nn.Module, x: Tensor, **layout: Any) -> Function:
     """
     module.requires_grad_(False)
     return partial(module.to(**layout), x.to(**layout)) if layout else partial(module, x)
+
+
+def compare_packed(benchmark: Any, packed: nn.Module, plain: nn.Module, x: Tensor, **how: Any) -> None:
+    """timing.compare of a packed network and the same one, plain, by torch in both formats and by engines."""
+    channels_last = in_torch(copy.deepcopy(plain), x, memory_format=torch.channels_last)
+    others = engines(plain, x) | {"torch, channels_last": channels_last}
+    compare(benchmark, in_torch(packed, x), others, **how)
+    torch.testing.assert_close(packed(x), plain(x), rtol=1e-3, atol=1e-4)

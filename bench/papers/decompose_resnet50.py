@@ -8,6 +8,7 @@ a minute on an idle core. Writes results/decompose_resnet50.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -65,6 +66,8 @@ def section() -> dict[str, object]:
 
 
 def main() -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=raw).parse_args()
     torch.set_num_threads(1)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "decompose_resnet50.json").write_text(json.dumps([section()], indent=1) + "\n")

@@ -14,16 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from dataclasses import asdict, dataclass
 
 import cifar10
 import torch
 from cifar10 import Crops
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from crest_ext import StructuredConfig, data, materialize, shrink, train
+from crest_ext import StructuredConfig, data, shrink, train
 from crest_ext.models import create_model
 from crest_ext.models.cost import multiply_adds
 
@@ -49,7 +48,7 @@ class Run:
     parameters: tuple[int, int]
     work: tuple[int, int]  # multiply-adds
     milliseconds: tuple[float, float]  # of a batch of 64, interleaved
-    minutes: float  # of this call, if it went on with another's
+    minutes: float  # of a processor
 
 
 def zero(network: nn.Module) -> list[str]:
@@ -57,36 +56,33 @@ def zero(network: nn.Module) -> list[str]:
     return [name.removesuffix(".weight") for name, p in network.named_parameters() if p.dim() > 1 and not p.any()]
 
 
-def press(network: nn.Module, split: data.Split, seed: int) -> None:
+def press(network: nn.Module, split: data.Split, seed: int) -> nn.Module:
     """Until so many branches are zero."""
     given = Crops(split, seed), MOST_PRESSING_EPOCHS, PRESSING_RATE, PRESSING_DECAY
     cifar10.press(network, PRESSING, *given, training=False, enough=lambda: len(zero(network)) >= BRANCHES)
     if len(zero(network)) < BRANCHES:
         raise RuntimeError(f"FACTOR must be larger: {zero(network)} are at zero")
+    return network
 
 
 def run(args: argparse.Namespace, images: data.Dataset, seed: int) -> Run:
-    done, pressed, unfinished = (
-        args.work / f"structured_depth_{seed}{end}" for end in (".json", ".safetensors", ".pt")
-    )
+    done = args.work / f"structured_depth_{seed}.json"
     if done.exists():
         return Run(**json.loads(done.read_text()))
-    start = time.perf_counter()
     test = cifar10.test_images(images)
     torch.manual_seed(seed)
     given, network = (create_model("resnet20").to(memory_format=torch.channels_last) for _ in range(2))
     for model in (given, network):
         model.load_state_dict(load_file(args.weights))
-    if not pressed.exists():
-        press(network, images.train, seed)
-        save_file({k: v.contiguous() for k, v in materialize(network).state_dict().items()}, pressed)
+    weights, seconds = cifar10.pressed(done.with_suffix(".pressed"), lambda: press(network, images.train, seed))
     network = create_model("resnet20").to(memory_format=torch.channels_last)
-    network.load_state_dict(load_file(pressed))
+    network.load_state_dict(weights)
     example = next(iter(test))[0][:2]
     small, report = shrink(network, example, depth=True, explain=True)
     shrunk_error = train.evaluate(small, test)
     print(f"{report}\nshrunk: {shrunk_error:.2%}", flush=True)
-    cifar10.train_on(small, images.train, FINE_TUNING_EPOCHS, FINE_TUNING_RATE, FINE_TUNING_DECAY, seed, unfinished)
+    tuning = FINE_TUNING_EPOCHS, FINE_TUNING_RATE, FINE_TUNING_DECAY
+    seconds += cifar10.train_on(small, images.train, *tuning, seed, done.with_suffix(".pt"))
     pair = given.eval(), small.eval()
     work_of = [sum(multiply_adds(model, example[:1]).values()) for model in pair]
     result = Run(
@@ -99,7 +95,7 @@ def run(args: argparse.Namespace, images: data.Dataset, seed: int) -> Run:
         parameters=(train.count(given)[1], train.count(small)[1]),
         work=(work_of[0], work_of[1]),
         milliseconds=cifar10.latency(pair, torch.cat([example] * 32)),
-        minutes=(time.perf_counter() - start) / 60,
+        minutes=seconds / 60,
     )
     print(result, flush=True)
     done.write_text(json.dumps(asdict(result)))

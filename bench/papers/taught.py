@@ -21,7 +21,6 @@ class Taught:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, _ in self.crops:
-            x = x.contiguous(memory_format=torch.channels_last)
             with torch.no_grad():
                 taught = self.teacher(x)
             yield x, taught

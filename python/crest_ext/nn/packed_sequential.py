@@ -19,7 +19,7 @@ class Run(NamedTuple):
     begin: int
     end: int
     steps: list[int]
-    layers: list[tuple[int, tuple[str, ...]]]  # all within: one, counted from `begin`, and the names that lead on
+    layers: list[tuple[int, tuple[str, ...]]]  # all within: the place of one, and the names that lead on from there
     tensors: list[tuple[int, str, str]]  # their places: one of `layers`, a dict of it, and a key
     saved: int  # calls
 
@@ -54,7 +54,7 @@ class PackedSequential(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         layers: list[Any] = list(self._modules.values())
         for begin, end, steps, within, places, _ in self.runs:
-            called = [_at(layers[begin + i], names) if names else layers[begin + i] for i, names in within]
+            called = [_at(layers[i], names) if names else layers[i] for i, names in within]
             if not steps or any([layer._forward_hooks or layer._forward_pre_hooks for layer in called]):  # noqa: C419 (faster)
                 for layer in layers[begin:end]:
                     x = layer(x)
@@ -83,7 +83,7 @@ def _runs(layers: list[nn.Module]) -> Iterator[Run]:
                 run.steps.extend(numbers)
                 if layer is not None:
                     run.tensors.extend((len(run.layers), kind, name) for kind, name in tensors_of(layer))
-                    run.layers.append((run.end - begin, names))
+                    run.layers.append((run.end, names))
             run = run._replace(end=run.end + 1, saved=run.saved + ops)
         begin = max(run.end, begin + 1)
         yield run if run.saved > 0 else Run(run.begin, begin, [], [], [], 0)

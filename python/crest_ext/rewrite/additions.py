@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from crest_ext.nn.sparse import SparseConv2d
-from crest_ext.rewrite.calls import has_hooks
+from crest_ext.rewrite.calls import called_once, has_hooks
 
 SUMS = (operator.add, operator.iadd, torch.add)
 
@@ -69,13 +69,12 @@ class Shapes(fx.Interpreter):
 
 def _convolution(graph: fx.GraphModule, node: fx.Node) -> SparseConv2d | None:
     """The one that a node calls, if it can take something along."""
-    if node.op != "call_module" or len(node.users) != 1 or len(node.args) != 1 or node.kwargs:
+    if not called_once(node) or len(node.users) != 1 or len(node.args) != 1 or node.kwargs:
         return None
     conv = graph.get_submodule(str(node.target))
     places = [m for parent in graph.modules() for m in parent._modules.values() if m is conv]
-    calls = [call for call in graph.graph.find_nodes(op="call_module") if call.target == node.target]
     fit = type(conv) is SparseConv2d and conv.activation == "none" and not has_hooks(conv)
-    return conv if fit and len(places) == len(calls) == 1 else None  # type: ignore[return-value]
+    return conv if fit and len(places) == 1 else None  # type: ignore[return-value]
 
 
 def _only_relu(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:

@@ -109,5 +109,11 @@ def _in_graph(model: nn.Module) -> Iterator[tuple[str, str]]:
                 yield node.target, user.target
 
 
+def called_once(node: torch.fx.Node) -> bool:
+    """Whether a node is its graph's only call of a module."""
+    calls = node.graph.find_nodes(op="call_module")
+    return node.op == "call_module" and sum(call.target == node.target for call in calls) == 1
+
+
 def has_hooks(module: nn.Module) -> bool:
     return any(vars(module)[kind] for kind in vars(module) if kind.endswith("_hooks"))

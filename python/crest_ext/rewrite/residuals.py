@@ -7,6 +7,7 @@ from torch import fx, nn
 from crest_ext.nn.residual import Residual
 from crest_ext.nn.sparse import SparseConv2d
 from crest_ext.nn.steps import STEPS, opens
+from crest_ext.rewrite.calls import called_once
 
 KNOWN = (*STEPS, Residual)
 
@@ -46,10 +47,9 @@ def named(graph: fx.GraphModule, nodes: list[fx.Node]) -> dict[str, nn.Module]:
 
 def is_step(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node is the only call of a module that can be a step, and with one argument."""
-    if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+    if not called_once(node) or len(node.args) != 1 or node.kwargs:
         return False
-    calls = [call for call in graph.graph.find_nodes(op="call_module") if call.target == node.target]
-    return len(calls) == 1 and type(graph.get_submodule(str(node.target))) in KNOWN
+    return type(graph.get_submodule(str(node.target))) in KNOWN
 
 
 def _path(graph: fx.GraphModule, node: fx.Node) -> tuple[list[fx.Node], fx.Node]:
