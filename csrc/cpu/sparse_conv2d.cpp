@@ -25,8 +25,8 @@ inline const float* values_of(const SparseConv2d& a, int64_t from, int64_t count
 
 // Filters [first, last) of one group, times the tile of the planes of `size` registers that begins `at` numbers after
 // x and y. The sums of a filter stay in registers for as long as it meets the channels of one tile of the weight.
-// Where a column is a plane, where it meets x is computed, which takes less than a load; and
-// sums that are not done have a place of their own where y is written at once: less to keep in cache than planes of y.
+// Where a column is a plane, where it meets x is computed, which takes less than a load; and sums that are not done
+// have a place of their own where y is written at once: less to keep in cache than planes of y.
 template <int size, bool unmoved>
 inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x, float* y, int64_t at, int64_t first,
                      int64_t last) {

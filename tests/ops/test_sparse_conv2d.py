@@ -246,6 +246,9 @@ def test_messages(arguments: dict[str, Any], rule: str) -> None:
 def test_has_no_gradient() -> None:
     with pytest.raises(ValueError, match=r"^sparse_conv2d: x must not require a gradient, for there is none"):
         call(torch.zeros(1, 20, 5, 5, requires_grad=True))
+    addend = torch.zeros(1, 4, 3, 3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"^sparse_conv2d: addend must not require a gradient, for there is none"):
+        call(addend=addend)
     with torch.no_grad():
-        call(torch.zeros(1, 20, 5, 5, requires_grad=True))
+        call(torch.zeros(1, 20, 5, 5, requires_grad=True), addend=addend)
     assert crest_ext.sparse_conv2d is sparse_conv2d

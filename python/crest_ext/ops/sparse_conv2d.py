@@ -48,15 +48,18 @@ def sparse_conv2d(
         (n, m, oh, ow); float32. Sums are kept in float32.
 
     Raises:
-        ValueError: a shape, dtype, device or value is not as above; x requires a gradient, and they are enabled.
+        ValueError: a shape, dtype, device or value is not as above; x or addend requires a gradient, and they are
+            enabled.
 
     Work: 2 n oh ow nnz flop. x is padded once a call, and nothing is unrolled (im2col).
     Source: direct sparse convolution: Park, Li, Wen, Tang, Li, Chen, Dubey, "Faster CNNs with Direct Sparse
         Convolutions and Guided Pruning", ICLR 2017, section 2.1.
     """
     # An autograd formula only to say this would cost more time than a small layer takes.
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("sparse_conv2d: x must not require a gradient, for there is none; use torch.no_grad()")
+    for name, tensor in (("x", x), ("addend", addend)):
+        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+            rule = "must not require a gradient, for there is none; use torch.no_grad()"
+            raise ValueError(f"sparse_conv2d: {name} {rule}")
     return torch.ops.crest.sparse_conv2d(
         x,
         values,
