@@ -6,7 +6,9 @@ namespace crest::CREST_ISA {
 namespace {
 
 constexpr int tile_columns = 7, spread_columns = 8;
-constexpr int64_t far_bytes = 8 << 20;  // of x and y, which the second level of cache keeps too little of
+// A tile of wide registers that takes steps of 2 has too many rows and columns to fetch: measured, they are in its way.
+template <int S>
+constexpr bool fetches_ahead = S == 1 || register_count == 16;
 
 // Some rows of an image, and some of its channels.
 template <class T>
@@ -18,7 +20,7 @@ struct Image {
   T* y;
   int64_t first, last;  // channels of y
   int64_t pitch;        // numbers from one pixel of y to the next
-  bool far;             // x comes from beyond the second level of cache, more slowly than it is computed with
+  bool far;
 
   T* pixel(int64_t i, int64_t j) const { return y + (i * a.out_w + j) * pitch - first; }
 
@@ -71,7 +73,7 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
     const int64_t channel = min(next, image.last - V::width);
     V weight[rows * K], sum[rows * columns];
     // The rows below, for the next rows of y. The processor's own prefetcher does not follow so many streams.
-    if (image.far) {
+    if (fetches_ahead<S> && image.far) {
       const T* x = image.x + ((top + (rows - 1) * S + K) * a.w + left) * c + channel;
       unroll<rows * S>([&](auto p) CREST_INLINE {
         unroll<columns * S>([&](auto q) CREST_INLINE { __builtin_prefetch(x + (p * a.w + q) * c, 0, 2); });
@@ -206,7 +208,7 @@ void some_rows(const Image<T>& image, int64_t begin, int64_t end) {
   const DepthwiseConv2d& a = image.a;
   if constexpr (sizeof(T) == sizeof(float)) {
     bool done = false;
-    if (is_dense(a) && a.spread_h == 1)
+    if (is_dense(a) && a.spread_h == 1 && (copying_pays || a.out_w < tile_columns))
       with_kernel<T>(a.kh, a.stride_h, [&](auto k, auto s) { done = by_lines<k, s>(image, begin, end); });
     if (done) return;
   }
@@ -234,15 +236,14 @@ void depthwise_conv2d_pixels(const DepthwiseConv2d& a, const void* packed, int64
     const int64_t pairs = (a.out_h + 1) / 2;
     for (int64_t pair = begin; pair < end;) {
       const int64_t n = pair / pairs, first = n * pairs, last = min(end, first + pairs);
-      const Image<T> image{
-          a,
-          static_cast<const Acc<T>*>(packed),
-          static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
-          static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c,
-          0,
-          a.out_c,
-          a.out_c,
-          static_cast<int64_t>(sizeof(T)) * a.n * (a.h * a.w * a.in_c + a.out_h * a.out_w * a.out_c) > far_bytes};
+      const Image<T> image{a,
+                           static_cast<const Acc<T>*>(packed),
+                           static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
+                           static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c,
+                           0,
+                           a.out_c,
+                           a.out_c,
+                           is_far(a, sizeof(T))};
       some_rows(image, 2 * (pair - first), min(2 * (last - first), a.out_h));
       pair = last;
     }

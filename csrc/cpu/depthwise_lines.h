@@ -9,9 +9,10 @@
 
 namespace crest::CREST_ISA {
 
-constexpr int64_t copied_bytes = 20 << 10;  // of x, which the first level of cache keeps
-constexpr int64_t least_channels = 128;     // from pixel to pixel, from which on copying pays
-constexpr int64_t least_rows = 5;           // of y from one copy, for which it pays
+constexpr int64_t copied_bytes = 20 << 10;          // of x, which the first level of cache keeps
+constexpr int64_t least_channels = 128;             // from pixel to pixel, from which on copying pays
+constexpr int64_t least_rows = 5;                   // of y from one copy, for which it pays
+constexpr bool copying_pays = register_bytes < 64;  // a register of a whole line uses up what a tile reads
 
 // Rows of y, whose pixels are `pitch` numbers apart, from rows of x, whose pixels are `line` channels each, as are
 // those of weight (K K), and bias.
