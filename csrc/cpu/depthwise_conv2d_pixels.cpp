@@ -6,6 +6,7 @@ namespace crest::CREST_ISA {
 namespace {
 
 constexpr int tile_columns = 7, spread_columns = 8;
+constexpr int64_t far_bytes = 8 << 20;  // of x and y, which the second level of cache keeps too little of
 // A tile of wide registers that takes steps of 2 has too many rows and columns to fetch: measured, they are in its way.
 template <int S>
 constexpr bool fetches_ahead = S == 1 || register_count == 16;
@@ -20,7 +21,7 @@ struct Image {
   T* y;
   int64_t first, last;  // channels of y
   int64_t pitch;        // numbers from one pixel of y to the next
-  bool far;
+  bool far;             // x comes from beyond the second level of cache, more slowly than it is computed with
 
   T* pixel(int64_t i, int64_t j) const { return y + (i * a.out_w + j) * pitch - first; }
 
@@ -236,14 +237,15 @@ void depthwise_conv2d_pixels(const DepthwiseConv2d& a, const void* packed, int64
     const int64_t pairs = (a.out_h + 1) / 2;
     for (int64_t pair = begin; pair < end;) {
       const int64_t n = pair / pairs, first = n * pairs, last = min(end, first + pairs);
-      const Image<T> image{a,
-                           static_cast<const Acc<T>*>(packed),
-                           static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
-                           static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c,
-                           0,
-                           a.out_c,
-                           a.out_c,
-                           is_far(a, sizeof(T))};
+      const Image<T> image{
+          a,
+          static_cast<const Acc<T>*>(packed),
+          static_cast<const T*>(a.x) + n * a.h * a.w * a.in_c,
+          static_cast<T*>(a.y) + n * a.out_h * a.out_w * a.out_c,
+          0,
+          a.out_c,
+          a.out_c,
+          static_cast<int64_t>(sizeof(T)) * a.n * (a.h * a.w * a.in_c + a.out_h * a.out_w * a.out_c) > far_bytes};
       some_rows(image, 2 * (pair - first), min(2 * (last - first), a.out_h));
       pair = last;
     }

@@ -58,17 +58,15 @@ inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const V
   });
 }
 
-// The lines of x and y that a tile of so many rows meets two tiles further down, or in the next plane. The processor's
-// own prefetcher follows neither the many rows of a tile nor what is written. By narrower registers, which take longer
-// for a line, it was not measured.
-constexpr bool fetches_ahead = register_bytes == 64;
-
+// Lines of x and y that the next tile further down, or the next plane, meets. The processor's own prefetcher follows
+// neither so many rows at once nor what is written.
 template <int S, int rows>
 CREST_INLINE inline void fetch_ahead(const DepthwiseConv2d& a, const float* x, float* y) {
+  constexpr int line = 64 / sizeof(float), lines = (S * Vec<float>::width + line - 1) / line;
   unroll<rows * S>([&](auto t) CREST_INLINE {
-    unroll<S>([&](auto line) CREST_INLINE { __builtin_prefetch(x + (2 * rows * S + 1 + t) * a.w + line * 16, 0, 2); });
+    unroll<lines>([&](auto i) CREST_INLINE { __builtin_prefetch(x + (rows * S + 1 + t) * a.w + i * line); });
   });
-  unroll<rows>([&](auto t) CREST_INLINE { __builtin_prefetch(y + (2 * rows + t) * a.out_w, 1, 2); });
+  unroll<rows>([&](auto t) CREST_INLINE { __builtin_prefetch(y + (rows + t) * a.out_w, 1); });
 }
 
 // Floats need no band.
@@ -80,7 +78,6 @@ void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
     if (last - begin < V::width || !turned_planes<K, S>(a, begin, last)) break;
     begin = last;
   }
-  const bool far = fetches_ahead && is_far(a, sizeof(float));
   for (int64_t o = begin; o < end; ++o) {
     const Plane<float> plane(a, o);
     V weight[K * K];
@@ -94,7 +91,7 @@ void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
     const auto at = [&](auto most, int64_t i, int64_t j, int count) CREST_INLINE {
       const int64_t row = i * S - a.top, column = j * S - a.left;
       float* y = plane.y + i * a.out_w + j;
-      if (far) fetch_ahead<S, most>(a, plane.x + i * S * a.w + j * S, y);
+      fetch_ahead<S, most>(a, plane.x + i * S * a.w + j * S, y);
       if (column < 0 || column + Rows<K, S, true>::reach > a.w)
         tile<K, S, most>(plane, Rows<K, S, true>(plane.x, a.h, a.w, row, column), weight, y, count);
       else

@@ -1,7 +1,6 @@
 #pragma once
-// Which taps of a kernel fall on an image: what the loops for kernels of any size share; which have loops of their own;
-// and when x and y come from far.
-#include "../depthwise_conv2d.h"
+// Which taps of a kernel fall on an image: what the loops for kernels of any size share; and which have loops of their
+// own.
 #include "unroll.h"
 
 namespace crest::CREST_ISA {
@@ -29,13 +28,6 @@ inline bool with_kernel(int64_t kernel, int64_t stride, const F& f) {
     if (kernel == 5 && stride == 2) return f(Index<5>{}, Index<2>{}), true;
   }
   return false;
-}
-
-// x and y of so many bytes an element lie beyond the second level of cache, whence they come more slowly than they are
-// computed with.
-inline bool is_far(const DepthwiseConv2d& a, size_t element) {
-  constexpr int64_t far_bytes = 8 << 20;
-  return static_cast<int64_t>(element) * a.n * (a.h * a.w * a.in_c + a.out_h * a.out_w * a.out_c) > far_bytes;
 }
 
 // Of one dimension: taps first, first + step, ... below end fall on elements at, at + advance, ...

@@ -7,10 +7,9 @@
 
 namespace crest::CREST_ISA {
 
-constexpr int64_t turned_bytes = 30 << 10;  // of x and y
-constexpr int64_t widest_turned =
-    register_bytes < 64 ? 28 : 12;            // rows of y, measured: longer ones are faster as they are
-constexpr int64_t most_turned = 2 * 28 * 28;  // pixels of x
+constexpr int64_t turned_bytes = 30 << 10;                         // of x and y
+constexpr int64_t widest_turned = register_bytes == 64 ? 12 : 28;  // rows of y, longer ones are faster as they are
+constexpr int64_t most_turned = 2 * 28 * 28;                       // pixels of x
 
 // Planes [begin, end), at least V::width, of one image; false if another way is faster.
 template <int K, int S>
