@@ -25,14 +25,14 @@ CREST_INLINE inline void tile(const Source& source, const T* grad, int64_t out_w
   });
 }
 
-constexpr int64_t most_in_place = 1 << 12;  // numbers of a plane, which is then in the first level of cache
-
-// Small planes of floats are read where they are.
+// Planes of floats are read where they are.
 template <int K, int S>
 inline void add(const DepthwiseConv2dGradWeight& a, const float* grad, const float* x, Vec<float>* sum) {
   const auto at = [&](auto n, int64_t i, int64_t j, int count) {
     const int64_t row = i * S - a.top, column = j * S - a.left;
     const float* g = grad + i * a.out_w + j;
+    fetch_rows<n * S, S, false>(x + ((i + n) * S + 1) * a.w + j * S, a.w);
+    fetch_rows<n, 1, false>(g + n * a.out_w, a.out_w);
     if (column < 0 || column + Rows<K, S, true>::reach > a.w)
       tile<K, S, n>(Rows<K, S, true>(x, a.h, a.w, row, column), g, a.out_w, count, sum);
     else
@@ -58,18 +58,16 @@ inline void add(const DepthwiseConv2dGradWeight& a, const T* grad, const T* x, V
 
 template <class T, int K, int S>
 void planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
-  Band<Acc<T>, K, S> band;
+  [[maybe_unused]] Band<Acc<T>, K, S> band;
   for (int64_t o = begin; o < end; ++o) {
     Vec<Acc<T>> sum[K * K] = {};
     for (int64_t n = 0; n < a.n; ++n) {
       const T* grad = static_cast<const T*>(a.grad) + (n * a.c * a.multiplier + o) * a.out_h * a.out_w;
       const T* x = static_cast<const T*>(a.x) + (n * a.c + o / a.multiplier) * a.h * a.w;
       if constexpr (sizeof(T) == sizeof(float))
-        if (a.h * a.w <= most_in_place) {
-          add<K, S>(a, grad, x, sum);
-          continue;
-        }
-      add<K, S>(a, grad, x, sum, band, n > 0);
+        add<K, S>(a, grad, x, sum);
+      else
+        add<K, S>(a, grad, x, sum, band, n > 0);
     }
     T* y = static_cast<T*>(a.grad_weight) + o * K * K;
     for (int t = 0; t < K * K; ++t) narrow(sum[t].sum(), y[t]);

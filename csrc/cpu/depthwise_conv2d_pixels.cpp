@@ -7,9 +7,8 @@ namespace {
 
 constexpr int tile_columns = 7, spread_columns = 8;
 constexpr int64_t far_bytes = 8 << 20;  // of x and y, which the second level of cache keeps too little of
-// A tile of wide registers that takes steps of 2 has too many rows and columns to fetch: measured, they are in its way.
-template <int S>
-constexpr bool fetches_ahead = S == 1 || register_count == 16;
+// Where they are, what to fetch ahead, as measured: with registers of whole lines, what the next tile writes.
+constexpr bool fetches_y = register_bytes == 64;
 
 // Some rows of an image, and some of its channels.
 template <class T>
@@ -73,8 +72,11 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
   for (int64_t next = image.first; next < image.last; next += V::width) {
     const int64_t channel = min(next, image.last - V::width);
     V weight[rows * K], sum[rows * columns];
-    // The rows below, for the next rows of y. The processor's own prefetcher does not follow so many streams.
-    if (fetches_ahead<S> && image.far) {
+    if (fetches_y && image.far) {
+      const T* y = image.pixel(i, j + columns) + channel;
+      unroll<rows * columns>(
+          [&](auto t) CREST_INLINE { __builtin_prefetch(y + (t / columns * a.out_w + t % columns) * image.pitch, 1); });
+    } else if (image.far) {  // or the rows below: the processor's own prefetcher does not follow so many streams
       const T* x = image.x + ((top + (rows - 1) * S + K) * a.w + left) * c + channel;
       unroll<rows * S>([&](auto p) CREST_INLINE {
         unroll<columns * S>([&](auto q) CREST_INLINE { __builtin_prefetch(x + (p * a.w + q) * c, 0, 2); });

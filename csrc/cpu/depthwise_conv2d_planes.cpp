@@ -58,17 +58,6 @@ inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const V
   });
 }
 
-// Lines of x and y that the next tile further down, or the next plane, meets. The processor's own prefetcher follows
-// neither so many rows at once nor what is written.
-template <int S, int rows>
-CREST_INLINE inline void fetch_ahead(const DepthwiseConv2d& a, const float* x, float* y) {
-  constexpr int line = 64 / sizeof(float), lines = (S * Vec<float>::width + line - 1) / line;
-  unroll<rows * S>([&](auto t) CREST_INLINE {
-    unroll<lines>([&](auto i) CREST_INLINE { __builtin_prefetch(x + (rows * S + 1 + t) * a.w + i * line); });
-  });
-  unroll<rows>([&](auto t) CREST_INLINE { __builtin_prefetch(y + (rows + t) * a.out_w, 1); });
-}
-
 // Floats need no band.
 template <int K, int S>
 void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
@@ -91,7 +80,8 @@ void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
     const auto at = [&](auto most, int64_t i, int64_t j, int count) CREST_INLINE {
       const int64_t row = i * S - a.top, column = j * S - a.left;
       float* y = plane.y + i * a.out_w + j;
-      fetch_ahead<S, most>(a, plane.x + i * S * a.w + j * S, y);
+      fetch_rows<most * S, S, false>(plane.x + ((i + most) * S + 1) * a.w + j * S, a.w);
+      fetch_rows<most, 1, true>(y + most * a.out_w, a.out_w);
       if (column < 0 || column + Rows<K, S, true>::reach > a.w)
         tile<K, S, most>(plane, Rows<K, S, true>(plane.x, a.h, a.w, row, column), weight, y, count);
       else

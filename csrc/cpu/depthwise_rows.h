@@ -58,6 +58,16 @@ class Rows {
   Lanes<V> lanes_[edge ? loads : 1];
 };
 
+// The lines of a plane (h, w), from p on, that a register of the next rows meets. The processor's own prefetcher
+// follows neither so many rows at once nor what is written.
+template <int rows, int S, bool written>
+CREST_INLINE inline void fetch_rows(const float* p, int64_t w) {
+  constexpr int line = 64 / sizeof(float), lines = (S * Vec<float>::width + line - 1) / line;
+  unroll<rows>([&](auto r) CREST_INLINE {
+    unroll<lines>([&](auto i) CREST_INLINE { __builtin_prefetch(p + r * w + i * line, written); });
+  });
+}
+
 // f(Index<n>{}, row, column, count) for tiles of n rows and `count` columns: as high as can be, then lower ones.
 // `again`: the last one of a row goes over some columns again, so as to be whole.
 template <int width, int most, bool again, class F>

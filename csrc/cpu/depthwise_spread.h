@@ -28,6 +28,10 @@ CREST_INLINE inline void spread_tile(const SpreadPlane& a, const Vec<float>* wei
                                      int64_t at, const Load& load) {
   using V = Vec<float>;
   constexpr auto lanes = std::make_integer_sequence<int, V::width>{};
+  float* y = a.y + i * a.out_w + j;
+  for (int64_t ahead = 0; ahead < 2 * V::width;
+       ahead += 16)  // what is written four rows later, which no prefetcher does
+    __builtin_prefetch(y + 4 * a.out_w + ahead, 1);
   V even = a.bias, odd = a.bias;
   unroll<(K - first_row + 1) / 2>([&](auto p) CREST_INLINE {
     if (row + p < 0 || row + p >= a.h) return;
@@ -39,7 +43,6 @@ CREST_INLINE inline void spread_tile(const SpreadPlane& a, const Vec<float>* wei
       if constexpr (s >= 1) odd = fma(seen, weight[r + s - 1], odd);
     });
   });
-  float* y = a.y + i * a.out_w + j;
   const int left = static_cast<int>(min<int64_t>(a.out_w - j, 2 * V::width));
   store_first(activate(mixed<0>(even, odd, lanes), a.activation), y, min(left, V::width));
   if (left > V::width)
