@@ -2,6 +2,7 @@
 // A plane of floats that is spread out by 2, as the gradient of a stride of 2 sees it: of the taps on each row and each
 // column of the result only those of one parity fall on numbers, so a quarter of the products are left.
 #include "depthwise_activation.h"
+#include "depthwise_rows.h"
 #include "unroll.h"
 
 namespace crest::CREST_ISA {
@@ -29,9 +30,7 @@ CREST_INLINE inline void spread_tile(const SpreadPlane& a, const Vec<float>* wei
   using V = Vec<float>;
   constexpr auto lanes = std::make_integer_sequence<int, V::width>{};
   float* y = a.y + i * a.out_w + j;
-  for (int64_t ahead = 0; ahead < 2 * V::width;
-       ahead += 16)  // what is written four rows later, which no prefetcher does
-    __builtin_prefetch(y + 4 * a.out_w + ahead, 1);
+  fetch_rows<1, 2, true>(y + 4 * a.out_w, a.out_w);  // four rows later
   V even = a.bias, odd = a.bias;
   unroll<(K - first_row + 1) / 2>([&](auto p) CREST_INLINE {
     if (row + p < 0 || row + p >= a.h) return;
