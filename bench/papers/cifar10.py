@@ -91,9 +91,9 @@ def standardized(x: Tensor) -> Tensor:
     return ((x.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-HAS = torch.cpu.get_capabilities()
+_has = torch.cpu.get_capabilities().get
 # By AMX, and by AVX-512 on AMD's processors. On Intel's, which have float16 as well, it is slower without AMX.
-FAST = HAS.get("amx_bf16", False) or (HAS.get("avx512_bf16", False) and not HAS.get("avx512_fp16", False))
+FAST = bool(_has("amx_bf16") or (_has("avx512_bf16") and not _has("avx512_fp16")))
 PRECISION = "bfloat16" if FAST else "float32"
 
 

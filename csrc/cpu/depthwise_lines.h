@@ -9,10 +9,13 @@
 
 namespace crest::CREST_ISA {
 
-constexpr int64_t copied_bytes = 20 << 10;          // of x, which the first level of cache keeps
-constexpr int64_t least_channels = 128;             // from pixel to pixel, from which on copying pays
-constexpr int64_t least_rows = 5;                   // of y from one copy, for which it pays
-constexpr bool copying_pays = register_bytes < 64;  // a register of a whole line uses up what a tile reads
+constexpr int tile_columns = 7;             // of pixels, where nothing is copied
+constexpr int64_t copied_bytes = 20 << 10;  // of x, which the first level of cache keeps
+constexpr int64_t least_channels = 128;     // from pixel to pixel, from which on copying pays
+constexpr int64_t least_rows = 5;           // of y from one copy, for which it pays
+// Rows of y for which it pays, if those above do. A register of a whole line uses up what a tile reads, so that only
+// what is too narrow for tiles of pixels is copied.
+constexpr int64_t widest_copied = register_bytes == 64 ? tile_columns - 1 : copied_bytes;
 
 // Rows of y, whose pixels are `pitch` numbers apart, from rows of x, whose pixels are `line` channels each, as are
 // those of weight (K K), and bias.
@@ -66,8 +69,8 @@ bool by_lines(const Image& image, int64_t begin, int64_t end) {
   constexpr int line = 64 / sizeof(float);
   const int64_t width = (a.out_w - 1) * S + K, row = width * line;
   const int64_t height = copied_bytes / static_cast<int64_t>(sizeof(float)) / row, most = (height - K) / S + 1;
-  if (a.in_c < least_channels || image.last - image.first < line || a.out_w < least_columns || height < K ||
-      most < min(least_rows, a.out_h))
+  if (a.in_c < least_channels || image.last - image.first < line || a.out_w < least_columns ||
+      a.out_w > widest_copied || height < K || most < min(least_rows, a.out_h))
     return false;
   const auto compute = line_rows_for<K, S, line>(a.out_w);
   alignas(64) float copy[copied_bytes / sizeof(float)], weight[K * K * line], bias[line] = {};

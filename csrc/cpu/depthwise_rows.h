@@ -58,11 +58,11 @@ class Rows {
   Lanes<V> lanes_[edge ? loads : 1];
 };
 
-// The lines of a plane (h, w), from p on, that a register of the next rows meets. The processor's own prefetcher
-// follows neither so many rows at once nor what is written.
-template <int rows, int S, bool written>
+// Asks for rows that are w numbers apart, so many registers of each from p on. The processor's own prefetcher follows
+// neither so many rows at once nor what is written. Past the end it does nothing.
+template <int rows, int registers, bool written>
 CREST_INLINE inline void fetch_rows(const float* p, int64_t w) {
-  constexpr int line = 64 / sizeof(float), lines = (S * Vec<float>::width + line - 1) / line;
+  constexpr int line = 64 / sizeof(float), lines = (registers * Vec<float>::width + line - 1) / line;
   unroll<rows>([&](auto r) CREST_INLINE {
     unroll<lines>([&](auto i) CREST_INLINE { __builtin_prefetch(p + r * w + i * line, written); });
   });
