@@ -42,6 +42,15 @@ inline Tensor empty(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef
 
 inline Tensor rows(Tensor t, int64_t first, int64_t count) { return torch::stable::narrow(t, 0, first, count); }
 
+// Each step-th of a dimension.
+inline Tensor every(const Tensor& x, int64_t dim, int64_t step) {
+  using torch::stable::detail::from;
+  const std::optional<int64_t> none;
+  std::array<StableIValue, 5> stack = {from(x), from(dim), from(none), from(none), from(step)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::slice", "Tensor", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 inline Tensor relu(const Tensor& x) {
   std::array<StableIValue, 1> stack = {torch::stable::detail::from(x)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::relu", "", stack.data(), TORCH_ABI_VERSION));

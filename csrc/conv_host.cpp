@@ -16,6 +16,11 @@ void check_least(const char* op, const char* arg, const Ints& values, int64_t le
 
 }  // namespace
 
+Ints sizes_of(const Tensor& t) {
+  const auto sizes = t.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
 void check_pair(const char* op, const char* arg, const Ints& values, int64_t least) {
   CREST_CHECK(values.size() == 2, op, ": ", arg, " must be 2 ints, got ", List{values});
   check_least(op, arg, values, least);

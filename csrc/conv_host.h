@@ -14,6 +14,8 @@ struct List {  // what messages print of it
 };
 std::ostream& operator<<(std::ostream&, const List&);  // (1, 2)
 
+Ints sizes_of(const Tensor& t);
+
 // Checks that there are two, none below `least`.
 void check_pair(const char* op, const char* arg, const Ints& values, int64_t least);
 

@@ -4,11 +4,27 @@
 #include "aten.h"
 #include "conv_host.h"
 #include "inference.h"
+#include "sparse_planes.h"
 
 namespace crest {
 namespace {
 
 constexpr const char* op = "packed_sequential";
+
+Ints sizes_of(const Images& x) {
+  const auto* planes = std::get_if<SparsePlanes>(&x);
+  return planes ? planes->sizes() : crest::sizes_of(std::get<Tensor>(x));
+}
+
+Tensor tensor_of(const Images& x) {
+  const auto* planes = std::get_if<SparsePlanes>(&x);
+  return planes ? planes->tensor() : std::get<Tensor>(x);
+}
+
+const Tensor& like(const Images& x) {
+  const auto* planes = std::get_if<SparsePlanes>(&x);
+  return planes ? planes->like() : std::get<Tensor>(x);
+}
 
 // The tensors and numbers of the layers, each taken once and in order.
 class Steps {
@@ -42,14 +58,14 @@ class Steps {
     return which == 0 ? "none" : which == 1 ? "relu" : "relu6";
   }
   // What is kept for a later step: for it to begin with, or to add.
-  void keep(const Tensor& y) { kept_.push_back(y); }
-  Tensor& kept() {
+  void keep(const Images& y) { kept_.push_back(y); }
+  Images& kept() {
     CREST_CHECK(!kept_.empty(), op, ": steps must keep what they swap or add, got none");
     return kept_.back();
   }
-  std::optional<Tensor> addend() {
+  std::optional<Images> addend() {
     if (!number()) return std::nullopt;
-    Tensor top = kept();
+    Images top = kept();
     kept_.pop_back();
     return top;
   }
@@ -62,7 +78,7 @@ class Steps {
  private:
   const std::vector<Tensor>& tensors_;
   const Ints& numbers_;
-  std::vector<Tensor> kept_;
+  std::vector<Images> kept_;
   size_t tensor_ = 0, number_ = 0;
 };
 
@@ -77,10 +93,42 @@ struct Where {
   }
 };
 
+Images convolution(const Images& x, SparseConv2dCall call, const std::optional<Images>& addend) {
+  if (addend) call.check_addend(like(x), like(*addend), sizes_of(*addend));
+  if (auto planes = SparsePlanes::convolved(x, call, addend ? &*addend : nullptr)) return *std::move(planes);
+  return run_sparse_conv2d(tensor_of(x), std::move(call), addend ? std::optional(tensor_of(*addend)) : std::nullopt);
+}
+
 // A layer by its numbers: crest_ext/ops/packed_sequential.py says which, nn.PackedSequential writes them.
-Tensor layer(const Tensor& x, Steps& steps) {
-  switch (const int64_t kind = steps.number()) {
-    case 0: return aten::relu(x);
+Images layer(const Images& given, Steps& steps) {
+  const int64_t kind = steps.number();
+  switch (kind) {
+    case 0:
+      if (const auto* planes = std::get_if<SparsePlanes>(&given)) return planes->relu();
+      return aten::relu(std::get<Tensor>(given));
+    case 4: {
+      const Ints shape = steps.numbers(4), stride = steps.numbers(2), padding = steps.numbers(2),
+                 dilation = steps.numbers(2);
+      const int64_t groups = steps.number();
+      const Tensor &values = steps.tensor(), &columns = steps.tensor(), &starts = steps.tensor();
+      const auto bias = steps.bias();
+      const Text activation = steps.activation();
+      const Ints sizes = sizes_of(given);
+      CREST_CHECK(sizes.size() == 4, "sparse_conv2d: x must have 4 dimensions, got ", List{sizes});
+      SparseConv2dCall call(like(given), sizes, values, columns, starts, shape, bias, stride, padding, dilation, groups,
+                            activation);
+      return convolution(given, std::move(call), steps.addend());
+    }
+    case 8: steps.keep(given); return given;
+    case 9: {
+      Images before = steps.kept();
+      steps.kept() = given;
+      return before;
+    }
+    default: break;
+  }
+  const Tensor x = tensor_of(given);
+  switch (kind) {
     case 1: {
       const Ints dims = steps.numbers(2);
       return torch::stable::flatten(x, dims[0], dims[1]);
@@ -96,16 +144,6 @@ Tensor layer(const Tensor& x, Steps& steps) {
                    &slices = steps.tensor();
       const auto bias = steps.bias();
       return sparse_linear(x, values, columns, rows, ends, slices, size[0], size[1], bias, steps.activation());
-    }
-    case 4: {
-      const Ints shape = steps.numbers(4), stride = steps.numbers(2), padding = steps.numbers(2),
-                 dilation = steps.numbers(2);
-      const int64_t groups = steps.number();
-      const Tensor &values = steps.tensor(), &columns = steps.tensor(), &starts = steps.tensor();
-      const auto bias = steps.bias();
-      const Text activation = steps.activation();
-      return sparse_conv2d(x, values, columns, starts, shape, bias, stride, padding, dilation, groups, activation,
-                           steps.addend());
     }
     case 5: {
       const Tensor& weight = steps.weight(4);
@@ -129,22 +167,21 @@ Tensor layer(const Tensor& x, Steps& steps) {
       const Text activation = steps.activation();
       return stem_conv2d(x, weight, bias, at.stride, at.padding, at.dilation, activation, steps.number());
     }
-    case 8: steps.keep(x); return x;
-    case 9: {
-      const Tensor before = steps.kept();
-      steps.kept() = x;
-      return before;
+    case 10: {
+      const Ints stride = steps.numbers(2), channels = steps.numbers(2);
+      return shortcut(x, stride, channels);
     }
-    default: fail(op, ": steps must begin a layer with a kind from 0 to 9, got ", kind);
+    default: fail(op, ": steps must begin a layer with a kind from 0 to 10, got ", kind);
   }
 }
 
 Tensor packed_sequential(const Tensor& x, const std::vector<Tensor>& tensors, const Ints& numbers) {
   CREST_CHECK(!numbers.empty(), op, ": steps must have a layer, got none");
   Steps steps(tensors, numbers);
-  Tensor y = layer(x, steps);
-  while (steps.left()) y = layer(y, steps);
+  Images result = x;
+  while (steps.left()) result = layer(result, steps);
   steps.finish();
+  const Tensor y = tensor_of(result);
   // A result is memory of its own, which nothing but flattening would not be.
   return y.const_data_ptr() == x.const_data_ptr() ? torch::stable::clone(y) : y;
 }

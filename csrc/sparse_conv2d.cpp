@@ -1,5 +1,3 @@
-#include "sparse_conv2d.h"
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -8,10 +6,10 @@
 #include <vector>
 
 #include "aten.h"
-#include "check.h"
 #include "cuda_device.h"
 #include "inference.h"
 #include "scratch.h"
+#include "sparse_conv2d_call.h"
 #include "sparse_conv2d_work.h"
 
 namespace crest {
@@ -31,31 +29,32 @@ void check_list(const char* arg, const Ints& list, size_t size, int64_t least) {
   CREST_CHECK(lowest >= least, op, ": ", arg, " must be at least ", least, ", got ", lowest);
 }
 
+Tensor in_order(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 void run(const SparseConv2d& a, const Tensor& x);  // where it is
 
 }  // namespace
 
 // What the index tensors hold is not checked here, at each call, but once by crest_ext.PackedSparseConv2d.check.
-Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& starts,
-                     const Ints& weight_shape, const std::optional<Tensor>& bias, const Ints& stride,
-                     const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation,
-                     const std::optional<Tensor>& addend) {
-  CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
+SparseConv2dCall::SparseConv2dCall(const Tensor& x, const Ints& sizes, const Tensor& values, const Tensor& columns,
+                                   const Tensor& starts, const Ints& weight_shape, const std::optional<Tensor>& bias,
+                                   const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
+                                   const Text& activation)
+    : values_(in_order(values)), columns_(in_order(columns)), starts_(in_order(starts)) {
   check_list("weight_shape", weight_shape, 4, 1);
   check_list("stride", stride, 2, 1);
   check_list("padding", padding, 2, 0);
   check_list("dilation", dilation, 2, 1);
   const int64_t m = weight_shape[0], per_group = weight_shape[1];
   CREST_CHECK(groups >= 1 && m % groups == 0, op, ": groups must divide the ", m, " filters, got ", groups);
-  CREST_CHECK(x.size(1) == per_group * groups, op, ": x must have ", per_group * groups, " channels, got ", Shape{x});
-  SparseConv2d a{};
-  a.n = x.size(0), a.c = x.size(1), a.h = x.size(2), a.w = x.size(3), a.m = m, a.groups = groups;
+  CREST_CHECK(sizes[1] == per_group * groups, op, ": x must have ", per_group * groups, " channels, got ", List{sizes});
+  a.n = sizes[0], a.c = sizes[1], a.h = sizes[2], a.w = sizes[3], a.m = m, a.groups = groups;
   a.kh = weight_shape[2], a.kw = weight_shape[3];
   int64_t out[2];
-  for (int i = 0; i < 2; ++i) {
+  for (size_t i = 0; i < 2; ++i) {
     a.stride[i] = stride[i], a.padding[i] = padding[i], a.dilation[i] = dilation[i];
-    const int64_t room = x.size(2 + i) + 2 * padding[i] - (weight_shape[2 + i] - 1) * dilation[i] - 1;
-    CREST_CHECK(room >= 0, op, ": x must be at least as large as the kernel, got ", Shape{x}, " and a kernel of ",
+    const int64_t room = sizes[2 + i] + 2 * padding[i] - (weight_shape[2 + i] - 1) * dilation[i] - 1;
+    CREST_CHECK(room >= 0, op, ": x must be at least as large as the kernel, got ", List{sizes}, " and a kernel of ",
                 weight_shape[2], "x", weight_shape[3]);
     out[i] = room / stride[i] + 1;
   }
@@ -75,24 +74,45 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& column
   }
   CREST_CHECK(activation == "none" || activation == "relu", op, ": activation must be none or relu, got ", activation);
   a.relu = activation == "relu";
-  if (addend) {
-    const int64_t shape[] = {a.n, m, a.oh, a.ow};
-    CREST_CHECK(addend->dim() == 4 && std::equal(shape, shape + 4, addend->sizes().begin()), op,
-                ": addend must have shape (", a.n, ", ", m, ", ", a.oh, ", ", a.ow, "), got ", Shape{*addend});
-    check_same_dtype(op, "addend", *addend, "x", x);
-    check_same_device(op, "addend", *addend, "x", x);
-  }
+  a.values = values_.const_data_ptr(), a.columns = columns_.const_data_ptr<uint8_t>();
+  a.starts = starts_.const_data_ptr<int32_t>();
+  if (bias) bias_ = in_order(*bias), a.bias = bias_->const_data_ptr<float>();
+}
 
-  Tensor y = aten::empty(x, {a.n, m, a.oh, a.ow});
+void SparseConv2dCall::check_addend(const Tensor& x, const Tensor& addend, const Ints& sizes) const {
+  CREST_CHECK(sizes == Ints({a.n, a.m, a.oh, a.ow}), op, ": addend must have shape (", a.n, ", ", a.m, ", ", a.oh, ", ",
+              a.ow, "), got ", List{sizes});
+  check_same_dtype(op, "addend", addend, "x", x);
+  check_same_device(op, "addend", addend, "x", x);
+}
+
+Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& starts,
+                     const Ints& weight_shape, const std::optional<Tensor>& bias, const Ints& stride,
+                     const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation,
+                     const std::optional<Tensor>& addend) {
+  CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
+  return run_sparse_conv2d(
+      x, {x, sizes_of(x), values, columns, starts, weight_shape, bias, stride, padding, dilation, groups, activation},
+      addend);
+}
+
+void multiply_planes(const SparseConv2d& a, const ConvPlanes& p, const float* x, float* y, const bool* kept) {
+  const Ints to = distances(a, p), work = work_before(a);
+  const ConvProduct product{p, x, y, to.data(), work.data(), kept};
+  const auto multiply = CREST_KERNEL(sparse_conv2d_multiply);
+  torch::stable::parallel_for(0, p.images * p.tiles * work.back(), 1 + (1 << 15) / (p.y_plane / p.steps),
+                              [&](int64_t begin, int64_t end) { multiply(a, product, begin, end); });
+}
+
+Tensor run_sparse_conv2d(const Tensor& x, SparseConv2dCall call, const std::optional<Tensor>& addend) {
+  SparseConv2d& a = call.a;
+  std::optional<Tensor> more;
+  if (addend) call.check_addend(x, *addend, sizes_of(*addend)), more = in_order(*addend);
+  Tensor y = aten::empty(x, {a.n, a.m, a.oh, a.ow});
   if (y.numel() == 0) return y;
-  const auto in_order = [](const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); };
-  const Tensor in = in_order(x), v = in_order(values), c = in_order(columns), s = in_order(starts);
-  std::optional<Tensor> b, more;
-  if (bias) b = in_order(*bias);
-  if (addend) more = in_order(*addend);
-  a.x = in.const_data_ptr<float>(), a.values = v.const_data_ptr(), a.columns = c.const_data_ptr<uint8_t>();
-  a.starts = s.const_data_ptr<int32_t>(), a.bias = b ? b->const_data_ptr<float>() : nullptr;
-  a.y = y.mutable_data_ptr<float>(), a.addend = more ? more->const_data_ptr<float>() : nullptr;
+  const Tensor in = in_order(x);
+  a.x = in.const_data_ptr<float>(), a.y = y.mutable_data_ptr<float>();
+  a.addend = more ? more->const_data_ptr<float>() : nullptr;
   run(a, in);
   return y;
 }
@@ -112,26 +132,17 @@ int64_t images_at_once(SparseConv2d a) {
 void run_on_cpu(const SparseConv2d& a, const ConvPlanes& p, float* planes) {
   const int64_t x_planes = a.c * p.phases[0] * p.phases[1], flat = p.neighbours ? 0 : p.flat;
   float* y = p.in_place ? a.y : planes + x_planes * p.x_plane;
-  const auto parallel = [&](int64_t items, int64_t numbers, const auto& f) {
-    torch::stable::parallel_for(0, items, 1 + (1 << 15) / numbers, [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<float[]> room(new float[flat]);
-      f(room.get(), begin, end);
-    });
-  };
   if (!p.in_place)
-    parallel(x_planes, p.x_plane,
-             [&, pack = CREST_KERNEL(sparse_conv2d_pack)](float* room, int64_t begin, int64_t end) {
-               pack(a, p, planes, room, begin, end);
-             });
-  const Ints to = distances(a, p), work = work_before(a);
-  const ConvProduct product{p, p.in_place ? a.x : planes, y, to.data(), work.data()};
-  const auto multiply = CREST_KERNEL(sparse_conv2d_multiply);
-  torch::stable::parallel_for(0, p.images * p.tiles * work.back(), 1 + (1 << 15) / (p.y_plane / p.steps),
-                              [&](int64_t begin, int64_t end) { multiply(a, product, begin, end); });
+    for_planes(x_planes, p.x_plane, flat,
+               [&, pack = CREST_KERNEL(sparse_conv2d_pack)](float* room, int64_t begin, int64_t end) {
+                 pack(a, p, planes, room, begin, end);
+               });
+  multiply_planes(a, p, p.in_place ? a.x : planes, y, nullptr);
   if (!p.in_place && !p.to_y)
-    parallel(a.m, p.y_plane, [&, unpack = CREST_KERNEL(sparse_conv2d_unpack)](float* room, int64_t begin, int64_t end) {
-      unpack(a, p, y, room, begin, end);
-    });
+    for_planes(a.m, p.y_plane, flat,
+               [&, unpack = CREST_KERNEL(sparse_conv2d_unpack)](float* room, int64_t begin, int64_t end) {
+                 unpack(a, p, y, room, begin, end);
+               });
 }
 
 void on_cpu(SparseConv2d a, const Tensor&) {

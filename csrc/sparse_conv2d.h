@@ -54,6 +54,8 @@ struct ConvPlanes {
   int64_t phases[2], qh, qw;       // phases kept of rows and columns; rows and columns of an image in one of them
   int64_t steps, tiles, halo;      // registers of a plane of y; tiles it is cut into; registers of x beyond it
   int64_t x_plane, y_plane, flat;  // numbers in a plane, and in the one a thread needs to change the order of lanes
+  int64_t edge;                    // zeros before and behind a plane that layers pass on, or none
+  int64_t centre;                  // how many positions before an output's own its first column is, in such a plane
 };
 
 // Its arguments are the planes of x and y, the distance of each column, and the work before each filter: share
@@ -64,6 +66,7 @@ struct ConvProduct {
   float* y;
   const int64_t* distances;  // (k,); from the first plane of a group
   const int64_t* work;       // (m + 1,)
+  const bool* kept;          // (y_plane,): which numbers of a plane are results, the others being zero; nullptr for all
 };
 
 CREST_DECLARE_KERNEL(sparse_conv2d_plan, const SparseConv2d&, ConvPlanes&)
@@ -73,6 +76,12 @@ CREST_DECLARE_KERNEL(sparse_conv2d_pack, const SparseConv2d&, const ConvPlanes&,
 CREST_DECLARE_KERNEL(sparse_conv2d_unpack, const SparseConv2d&, const ConvPlanes&, const float* planes, float* flat,
                      int64_t begin, int64_t end)
 CREST_DECLARE_KERNEL(sparse_conv2d_multiply, const SparseConv2d&, const ConvProduct&, int64_t begin, int64_t end)
+
+// Planes that layers pass on: x and y of convolutions whose results are as large as their images. These are (n, h, w)
+// as a's, with so many zeros behind each row and image, which what is before the next one reads as well.
+CREST_DECLARE_KERNEL(sparse_planes_plan, const SparseConv2d& a, int64_t margin, ConvPlanes&)
+CREST_DECLARE_KERNEL(sparse_planes_tiles, const SparseConv2d&, ConvPlanes&)  // for this convolution of them
+CREST_DECLARE_KERNEL(sparse_planes_kept, const SparseConv2d&, const ConvPlanes&, bool* kept)
 
 namespace cuda {
 void sparse_conv2d(const SparseConv2d&, void* stream);

@@ -20,18 +20,18 @@ inline int64_t room_for_planes(const SparseConv2d& a, const ConvPlanes& p) {
 // (k,): how far from an output's place the number is that each column meets. None where columns are planes.
 inline std::vector<int64_t> distances(const SparseConv2d& a, const ConvPlanes& p) {
   if (p.unmoved) return {};
-  const int64_t lanes = p.neighbours ? 1 : p.y_plane / p.steps;
+  const int64_t lanes = p.neighbours ? 1 : p.y_plane / p.steps, channels = a.c / a.groups;
   const int64_t per_channel = p.phases[0] * p.phases[1] * p.x_plane;
-  std::vector<int64_t> to;
-  to.reserve(static_cast<size_t>(a.c / a.groups * a.kh * a.kw));
+  std::vector<int64_t> to(static_cast<size_t>(channels * a.kh * a.kw));
+  int64_t* next = to.data();
   for (int64_t i = 0; i < a.kh; ++i)
     for (int64_t j = 0; j < a.kw; ++j) {
       const int64_t row = i * a.dilation[0], column = j * a.dilation[1];
       const int64_t phase = row % a.stride[0] * p.phases[1] + column % a.stride[1];
-      to.push_back(phase * p.x_plane + (row / a.stride[0] * p.qw + column / a.stride[1]) * lanes);
+      const int64_t position = row / a.stride[0] * p.qw + column / a.stride[1] - p.centre;
+      *next++ = phase * p.x_plane + position * lanes;
     }
-  for (int64_t column = a.kh * a.kw; column < a.c / a.groups * a.kh * a.kw; ++column)
-    to.push_back(to[static_cast<size_t>(column - a.kh * a.kw)] + per_channel);
+  for (const int64_t* before = to.data(); next < to.data() + to.size();) *next++ = *before++ + per_channel;
   return to;
 }
 
@@ -39,9 +39,12 @@ inline std::vector<int64_t> distances(const SparseConv2d& a, const ConvPlanes& p
 inline std::vector<int64_t> work_before(const SparseConv2d& a) {
   const int64_t tiles = tiles_of_filter(a);
   std::vector<int64_t> work(static_cast<size_t>(a.m + 1));
-  for (int64_t tile = 0; tile < tiles; ++tile)
-    for (int64_t i = 0; i < a.m; ++i) work[i + 1] += a.starts[tile * a.m + i + 1] - a.starts[tile * a.m + i] + 1;
-  for (int64_t i = 0; i < a.m; ++i) work[i + 1] += work[i];
+  int64_t* const before = work.data();
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int32_t* starts = a.starts + tile * a.m;
+    for (int64_t i = 0; i < a.m; ++i) before[i + 1] += starts[i + 1] - starts[i] + 1;
+  }
+  for (int64_t i = 0; i < a.m; ++i) before[i + 1] += before[i];
   return work;
 }
 

@@ -60,12 +60,13 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
       }
       const bool done = tile == tiles - 1;
       if (to_y && done) out = a.y + filter * outputs + at;
-      if (unmoved && done && in_y && a.addend) {
+      if (done && in_y && a.addend) {
         const float* more = a.addend + (out - a.y);
         unroll<size - 1>([&](auto i) CREST_INLINE { sum[i] = sum[i] + V::load(more + i * V::width); });
         sum[size - 1] = sum[size - 1] + load_first<V>(more + (size - 1) * V::width, last_lanes);
       }
       if (done && a.relu && (in_y || !a.addend)) unroll<size>([&](auto i) CREST_INLINE { sum[i] = relu(sum[i]); });
+      if (done && p.kept) unroll<size>([&](auto i) CREST_INLINE { sum[i] = sum[i].where(p.kept + at + i * V::width); });
       unroll<size - 1>([&](auto i) CREST_INLINE { sum[i].store(out + i * V::width); });
       store_first(sum[size - 1], out + (size - 1) * V::width, done ? last_lanes : V::width);
     }

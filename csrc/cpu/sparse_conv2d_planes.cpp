@@ -11,22 +11,10 @@ namespace {
 using V = Vec<float>;
 constexpr int64_t lanes = V::width;
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Rows (or columns) kept of an image of `size`: as many as are read, less the padding that the next image begins with.
 inline int64_t kept(int64_t size, int64_t outputs, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation) {
   const int64_t read = (outputs - 1) * stride + (kernel - 1) * dilation + 1;
   return max(min(read, padding + size), read - padding);
-}
-
-// Tiles that a plane of so many registers is cut into: few, as a non-zero costs each of them loads besides, of where it
-// is and its value, but as many as keep what the columns of one tile of the weight touch of x in cache.
-inline int64_t tiles_of(const SparseConv2d& a, const ConvPlanes& p, int64_t registers) {
-  const int64_t columns = min(a.c / a.groups * a.kh * a.kw, tile_of_filter);
-  const int64_t planes = min(a.c / a.groups, tile_of_filter / (a.kh * a.kw) + 1) * p.phases[0] * p.phases[1];
-  int64_t most = most_sums;
-  while (most > least_sums && min(columns * most, planes * (most + p.halo)) * register_bytes > cached_bytes) --most;
-  return ceil_div(registers, most);
 }
 
 // f<V>(i) for each register of (count,), of which `room` numbers may be read and written.
@@ -49,24 +37,21 @@ inline void add(const float* from, const float* addend, bool with_relu, float* t
   });
 }
 
+// A register to where there is room up to `end`. What it writes too much is written again, from left to right.
+inline void put(V v, float* to, const float* end) { store_first(v, to, static_cast<int>(min(end - to, lanes))); }
+
 // Every `stride`-th of x's numbers, of which there are so many from here on.
-inline void copy_apart(const float* x, int64_t there, int64_t stride, float* to, int64_t count) {
-  const bool odd = 2 * count > there;  // the last number has none behind it
-  if (stride != 2 || count < lanes + odd) {
+inline void copy_apart(const float* x, int64_t there, int64_t stride, float* to, int64_t count, const float* end) {
+  if (stride != 2) {
     for (int64_t j = 0; j < count; ++j) to[j] = x[j * stride];
     return;
   }
-  for (int64_t j = 0; j < count; j += lanes) {
-    const int64_t at = min(j, count - lanes);
-    const float* from = x + 2 * at;
-    const V some = odd && at + lanes == count ? every_other<1>(V::load(from - 1), V::load(from - 1 + lanes))
-                                              : every_other<0>(V::load(from), V::load(from + lanes));
-    reorder(some).store(to + at);
-  }
+  const auto some = [&](int64_t at) {
+    return load_first<V>(x + at, static_cast<int>(min(max(there - at, int64_t{0}), lanes)));
+  };
+  for (int64_t j = 0; j < count; j += lanes)
+    put(reorder(every_other<0>(some(2 * j), some(2 * j + lanes))), to + j, end);
 }
-
-// A register to where there is room up to `end`. What it writes too much is written again, from left to right.
-inline void put(V v, float* to, const float* end) { store_first(v, to, static_cast<int>(min(end - to, lanes))); }
 
 // The columns of a phase that are some of x: the first in the plane, where in x that is, and how many there are.
 struct Columns {
@@ -104,7 +89,7 @@ inline void lay_out(const SparseConv2d& a, const ConvPlanes& p, int64_t channel,
         for (; j + lanes <= count; j += lanes) V::load(x + j).store(begin + j);
         if (j < count) put(load_first<V>(x + j, static_cast<int>(count - j)), begin + j, end);
       } else {
-        copy_apart(x, a.w - from, a.stride[1], begin, count);
+        copy_apart(x, a.w - from, a.stride[1], begin, count, end);
       }
       zeros(begin + count, to + p.qw);
     }
@@ -121,6 +106,7 @@ inline bool turning_takes_longer(const SparseConv2d& a, const ConvPlanes& p) {
 }  // namespace
 
 void sparse_conv2d_plan(const SparseConv2d& a, ConvPlanes& p) {
+  p.edge = p.centre = 0;
   const int64_t kernel[] = {a.kh, a.kw};
   for (int i = 0; i < 2; ++i) p.phases[i] = min(a.stride[i], (kernel[i] - 1) * a.dilation[i] + 1);
   p.qh = ceil_div(kept(a.h, a.oh, a.kh, a.stride[0], a.padding[0], a.dilation[0]), a.stride[0]);
@@ -154,7 +140,7 @@ void sparse_conv2d_pack(const SparseConv2d& a, const ConvPlanes& p, float* plane
     if (phases > 1) columns = Columns(a, p, phase % p.phases[1]);  // takes as long as to copy a small plane
     const int64_t row = phases > 1 ? phase / p.phases[1] : 0;
     float* to = planes + plane * p.x_plane;
-    lay_out(a, p, channel, row, columns, p.neighbours ? to : flat, p.neighbours ? p.x_plane : p.flat);
+    lay_out(a, p, channel, row, columns, p.neighbours ? to : flat, p.neighbours ? p.x_plane - p.edge : p.flat);
     for (int64_t i = 0; i < registers && !p.neighbours; i += lanes) {
       V square[lanes];
       for (int64_t l = 0; l < lanes; ++l) square[l] = V::load(flat + l * p.steps + i);

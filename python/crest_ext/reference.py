@@ -53,7 +53,7 @@ def same_padding(
 
 # As csrc/packed_sequential.cpp reads them.
 RELU, FLATTEN, MAX_POOL2D, SPARSE_LINEAR, SPARSE_CONV2D, DEPTHWISE_CONV2D, SEPARABLE_CONV2D, STEM_CONV2D = range(8)
-KEEP, SWAP = 8, 9
+KEEP, SWAP, SHORTCUT = 8, 9, 10
 SAME = (-1, -1, -1, -1)
 
 
@@ -87,6 +87,9 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
             kept.append(x)
         elif kind == SWAP:
             x, kept[-1] = kept[-1], x
+        elif kind == SHORTCUT:
+            stride, channels = take(2), take(2)
+            x = F.pad(x[:, :, :: stride[0], :: stride[1]], (0, 0, 0, 0, *channels))
         elif kind == FLATTEN:
             x = x.flatten(*take(2))
         elif kind == MAX_POOL2D:

@@ -1,8 +1,10 @@
 // driver CASES RESULTS: calls the CPU kernels of one instruction set on the cases that tests/driver.py wrote, and
 // writes every array of every case back. Each call is cut in two at an odd place, as parallel_for might.
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -103,7 +105,37 @@ void soft_threshold(const Case& c) {
   in_two<GroupSoftThreshold>(group_soft_threshold_rows, a, groups.outer);
 }
 
-// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu, whether to add.
+// The same of planes that layers pass on, to such planes.
+void in_planes(SparseConv2d a) {
+  SparseConv2d images{};
+  images.n = a.n, images.h = images.oh = a.h, images.w = images.ow = a.w;
+  images.kh = images.kw = images.groups = 1;
+  for (int i = 0; i < 2; ++i) images.stride[i] = images.dilation[i] = 1;
+  ConvPlanes p;
+  sparse_planes_plan(images, std::max(a.padding[0], a.padding[1]) + 1, p);
+  std::unique_ptr<bool[]> kept(new bool[static_cast<size_t>(p.x_plane - 2 * p.edge)]);
+  sparse_planes_kept(images, p, kept.get());
+  const auto planes = [&](int64_t channels, const float* from) {
+    std::vector<float> made(static_cast<size_t>(channels * p.x_plane));
+    images.c = channels, images.x = from;
+    in_two(channels, [&](int64_t begin, int64_t end) {
+      sparse_conv2d_pack(images, p, made.data() + p.edge, nullptr, begin, end);
+    });
+    return made;
+  };
+  const std::vector<float> x = planes(a.c, a.x), more = planes(a.m, a.addend ? a.addend : a.y);
+  std::vector<float> y(static_cast<size_t>(a.m * p.x_plane));
+  images.m = a.m, images.y = a.y;
+  sparse_planes_tiles(a, p);
+  a.y = y.data() + p.edge, a.addend = a.addend ? more.data() + p.edge : nullptr;
+  const std::vector<int64_t> to = distances(a, p), work = work_before(a);
+  const ConvProduct product{p, x.data() + p.edge, a.y, to.data(), work.data(), kept.get()};
+  in_two(p.tiles * work.back(), [&](int64_t begin, int64_t end) { sparse_conv2d_multiply(a, product, begin, end); });
+  in_two(a.m, [&](int64_t begin, int64_t end) { sparse_conv2d_unpack(images, p, a.y, nullptr, begin, end); });
+}
+
+// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu, whether to add,
+// and whether in planes that layers pass on.
 void convolution(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
@@ -129,13 +161,15 @@ void convolution(const Case& c) {
                        s[16] != 0,
                        c.dtype,
                        s[17] ? floats(6) : nullptr};
+  if (s[18]) return in_planes(a);
   ConvPlanes p;
   sparse_conv2d_plan(a, p);
   const int64_t count = a.c * p.phases[0] * p.phases[1];
   std::vector<float> planes(static_cast<size_t>(count * p.x_plane)), out(static_cast<size_t>(a.m * p.y_plane));
   std::vector<float> flat(static_cast<size_t>(p.flat));
   const std::vector<int64_t> to = distances(a, p), work = work_before(a);
-  const ConvProduct product{p, p.in_place ? a.x : planes.data(), p.in_place ? a.y : out.data(), to.data(), work.data()};
+  const ConvProduct product{
+      p, p.in_place ? a.x : planes.data(), p.in_place ? a.y : out.data(), to.data(), work.data(), nullptr};
   if (!p.in_place)
     in_two(count,
            [&](int64_t begin, int64_t end) { sparse_conv2d_pack(a, p, planes.data(), flat.data(), begin, end); });

@@ -160,8 +160,10 @@ def test_sparse_conv2d(run: Run, dtype: torch.dtype) -> None:
         y = torch.nn.functional.conv2d(x, weight.to(dtype).float(), bias, **options)
         stride, padding, dilation, groups = (options.get(o, d) for o, d in zip(OPTIONS, (1, 0, 1, 1), strict=True))
         pairs = [v for p in (stride, padding, dilation) for v in (p if isinstance(p, tuple) else [p] * 2)]
-        for added in (0, 1):
-            sizes = [*x_shape, weight_shape[0], *y.shape[2:], *weight_shape[2:], *pairs, groups, i % 2, added]
+        keeps_size = stride == 1 and y.shape[2:] == x.shape[2:]
+        for added, in_planes in ((0, 0), (1, 0), *([(0, 1), (1, 1)] if keeps_size else [])):
+            shapes = [*x_shape, weight_shape[0], *y.shape[2:], *weight_shape[2:]]
+            sizes = [*shapes, *pairs, groups, i % 2, added, in_planes]
             addend, empty = torch.randn(y.shape), torch.full(y.shape, float("nan"))
             cases.append(Case("sparse_conv2d", dtype, sizes, [x, *packed, bias, empty, addend]))
             all_of = y + added * addend

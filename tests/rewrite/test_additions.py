@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from crest_ext.nn import PackedSequential, Residual, SparseConv2d
+from crest_ext.models import create_model
+from crest_ext.nn import PackedSequential, Residual, Shortcut, SparseConv2d
 from crest_ext.rewrite import pack
 from crest_ext.rewrite.additions import additions_into_convolutions
 from crest_ext.rewrite.functions import to_modules
@@ -68,6 +69,20 @@ def test_residual_blocks(sparse_wins: None) -> None:
     assert packed(torch.randn(1, 6, 13, 5)).shape == (1, 8, 7, 3)
 
 
+def test_a_network_of_shortcuts_without_parameters(sparse_wins: None) -> None:
+    model = create_model("resnet20").eval()
+    for layer in [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]:
+        layer.weight.data.mul_(torch.rand_like(layer.weight) < 0.3)
+    x = torch.randn(2, 3, 32, 32)
+    packed = pack(model, x)
+    torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-5)
+    (row,) = (m for m in packed.modules() if isinstance(m, PackedSequential))
+    assert [type(m) for m in row] == [type(row[0]), *[Residual] * 9] and len(row.runs) == 1
+    assert [type(m) for block in row[1:] for m in block.other] == [Shortcut, Shortcut]
+    assert isinstance(packed, fx.GraphModule)
+    assert [str(n.target) for n in packed.graph.nodes if "pad" in str(n.target) or "getitem" in str(n.target)] == []
+
+
 class Around(nn.Module):
     """What `add` makes of x and of a convolution of x."""
 
@@ -96,6 +111,11 @@ def not_last(m: nn.Module, x: Tensor) -> Tensor:
     return m.conv(x) + m.relu(x)
 
 
+def first_but_can_wait(m: nn.Module, x: Tensor) -> Tensor:
+    y = m.conv(2 * x)
+    return y + x.relu()
+
+
 TAKEN: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "x + y": lambda m, x: x + m.conv(x),
     "y + x": lambda m, x: m.conv(x) + x,
@@ -104,6 +124,7 @@ TAKEN: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "y.add_(x)": lambda m, x: m.conv(x).add_(x),
     "iadd": lambda m, x: operator.iadd(m.conv(x), x),
     "relu": lambda m, x: m.relu(x + m.conv(x)) + m.relu(x),
+    "first, but can wait": first_but_can_wait,
 }
 LEFT: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "a number": lambda m, x: m.conv(x) + 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from crest_ext.nn import SparseConv2d, SparseLinear
+from crest_ext.nn import Shortcut, SparseConv2d, SparseLinear
 from crest_ext.nn.quick import QUICK
 from crest_ext.rewrite import pack
 from crest_ext.rewrite.functions import to_modules, without_identities
@@ -52,6 +53,32 @@ def test_pack_fuses_and_replaces_calls(quick_wins: None) -> None:
     assert not any(kind in kinds for kind in QUICK)
     assert kinds.count(nn.ReLU6) == 1 and kinds.count(nn.ReLU) == 0
     assert kinds.count(nn.Identity) == 0  # each would be called
+
+
+PADS: dict[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
+    "positional": (True, lambda x: F.pad(x[:, :, ::2, ::3], (0, 0, 0, 0, 1, 2), "constant", 0)),
+    "by name": (True, lambda x: F.pad(x[:, :, ::2, ::1], (0, 0, 0, 0, 0, 2), mode="constant", value=0.0)),
+    "used again": (True, lambda x: (lambda y: F.pad(y, [0, 0, 0, 0, 1, 1])[:, 1:3] + y)(x[:, :, ::2, ::2])),
+    "other zeros": (False, lambda x: F.pad(x[:, :, ::2, ::2], (0, 1, 0, 0, 1, 2))),
+    "ones": (False, lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2), value=1.0)),
+    "some channels": (False, lambda x: F.pad(x[:, :1, ::2, ::2], (0, 0, 0, 0, 1, 2))),
+    "from the second": (False, lambda x: F.pad(x[:, :, 1::2, ::2], (0, 0, 0, 0, 1, 2))),
+    "of all": (False, lambda x: F.pad(x, (0, 0, 0, 0, 1, 2))),
+    "cut": (False, lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, -1, 2))),
+}
+
+
+@pytest.mark.parametrize("name", PADS)
+def test_a_pad_becomes_a_shortcut(name: str) -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(PADS[name][1](x))
+
+    model, x = Padded().eval(), torch.randn(2, 2, 7, 8)
+    traced = to_modules(model, (x,))
+    assert isinstance(traced, fx.GraphModule)
+    assert any(isinstance(module, Shortcut) for module in traced.modules()) is PADS[name][0]
+    assert torch.equal(traced(x), model(x))
 
 
 class ByName(nn.Module):

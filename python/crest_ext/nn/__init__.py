@@ -7,6 +7,7 @@ from crest_ext.nn.packed_sequential import PackedSequential
 from crest_ext.nn.pad import SamePad2d
 from crest_ext.nn.residual import Residual
 from crest_ext.nn.separable import SeparableConv2d
+from crest_ext.nn.shortcut import Shortcut
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.nn.stem import StemConv2d
 from crest_ext.nn.zero import ZeroConv2d
@@ -21,6 +22,7 @@ __all__ = [
     "Residual",
     "SamePad2d",
     "SeparableConv2d",
+    "Shortcut",
     "SparseConv2d",
     "SparseLinear",
     "StemConv2d",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,8 +19,8 @@ class Run(NamedTuple):
     begin: int
     end: int
     steps: list[int]
-    layers: list[tuple[int, tuple[str, ...]]]  # all within: the place of one, and the names that lead on from there
-    tensors: list[tuple[int, str, str]]  # their places: one of `layers`, a dict of it, and a key
+    layers: list[nn.Module]  # all within
+    tensors: list[tuple[nn.Module, str, str]]  # their places: one of `layers`, a dict of it, and a key
     saved: int  # calls
 
 
@@ -28,8 +28,8 @@ class PackedSequential(nn.Sequential):
     """torch.nn.Sequential for inference, in which neighbours that `packed_sequential` knows are one call of it.
 
     These are SparseConv2d, DepthwiseConv2d, SeparableConv2d, StemConv2d, SparseLinear, nn.quick.MaxPool2d, nn.Flatten,
-    nn.ReLU and nn.Identity, where two or more of the first six follow each other, and Residual, of such layers. Any
-    other module is called as it is.
+    nn.ReLU, Shortcut and nn.Identity, where two or more of the first six follow each other, and Residual, of such
+    layers. Any other module is called as it is.
     Names, and so a state_dict, are those of an nn.Sequential of the same modules. The modules are not to be replaced or
     set otherwise later.
     """
@@ -52,21 +52,13 @@ class PackedSequential(nn.Sequential):
         return sum(run.saved for run in self.runs)
 
     def forward(self, x: Tensor) -> Tensor:
-        layers: list[Any] = list(self._modules.values())
         for begin, end, steps, within, places, _ in self.runs:
-            called = [_at(layers[i], names) if names else layers[i] for i, names in within]
-            if not steps or any([layer._forward_hooks or layer._forward_pre_hooks for layer in called]):  # noqa: C419 (faster)
-                for layer in layers[begin:end]:
+            if not steps or any([layer._forward_hooks or layer._forward_pre_hooks for layer in within]):  # noqa: C419 (faster)
+                for layer in list(self._modules.values())[begin:end]:
                     x = layer(x)
             else:
-                x = packed_sequential(x, [called[i].__dict__[kind][name] for i, kind, name in places], steps)
+                x = packed_sequential(x, [layer.__dict__[kind][name] for layer, kind, name in places], steps)
         return x
-
-
-def _at(layer: Any, names: tuple[str, ...]) -> Any:
-    for name in names:
-        layer = layer._modules[name]
-    return layer
 
 
 def _runs(layers: list[nn.Module]) -> Iterator[Run]:
@@ -78,12 +70,12 @@ def _runs(layers: list[nn.Module]) -> Iterator[Run]:
             if steps is None:
                 break
             ops = 0
-            for names, layer, numbers in steps:
+            for layer, numbers in steps:
                 ops += isinstance(layer, (*CONVS, SparseLinear, MaxPool2d))
                 run.steps.extend(numbers)
                 if layer is not None:
-                    run.tensors.extend((len(run.layers), kind, name) for kind, name in tensors_of(layer))
-                    run.layers.append((run.end, names))
+                    run.tensors.extend((layer, kind, name) for kind, name in tensors_of(layer))
+                    run.layers.append(layer)
             run = run._replace(end=run.end + 1, saved=run.saved + ops)
         begin = max(run.end, begin + 1)
         yield run if run.saved > 0 else Run(run.begin, begin, [], [], [], 0)

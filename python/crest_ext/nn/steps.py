@@ -13,13 +13,14 @@ from crest_ext.nn.packed import Packed
 from crest_ext.nn.quick import MaxPool2d
 from crest_ext.nn.residual import Residual
 from crest_ext.nn.separable import SeparableConv2d
+from crest_ext.nn.shortcut import Shortcut
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.nn.stem import StemConv2d
 from crest_ext.ops.depthwise_conv2d import pair, sides
 
 CONVS = (SparseConv2d, DepthwiseConv2d, SeparableConv2d, StemConv2d)
-OPENING = (*CONVS, SparseLinear, nn.Flatten)
-Step = tuple[tuple[str, ...], nn.Module | None, list[int]]  # the names that lead to a layer, that, and its numbers
+OPENING = (*CONVS, SparseLinear, nn.Flatten, Shortcut)
+Step = tuple[nn.Module | None, list[int]]  # a layer, or nothing that could have hooks, and its numbers
 
 
 def opens(layer: nn.Module) -> bool:
@@ -36,27 +37,27 @@ def steps_of(layer: nn.Module) -> list[Step] | None:
     step = STEPS.get(type(layer))
     if step is None or getattr(layer, "return_indices", False):
         return None
-    return [((), layer, [int(number) for number in step(layer)])]
+    return [(layer, [int(number) for number in step(layer)])]
 
 
 def _residual(block: Residual) -> list[Step] | None:
     """What it gets is kept while the other path is computed, or that path's result while the inner one is."""
-    other, inner = _path(block.other, "other"), _path(block.inner, "inner")
+    other, inner = _path(block.other), _path(block.inner)
     if other is None or inner is None:
         return None
     *numbers, _ = _conv(block.last)
-    swap: list[Step] = [((), None, [ref.SWAP])] if other else []
-    containers: list[Step] = [((), block, [ref.KEEP]), (("inner",), block.inner, []), (("other",), block.other, [])]
-    return [*containers, *other, *swap, *inner, (("last",), block.last, [*map(int, numbers), 1])]
+    swap: list[Step] = [(None, [ref.SWAP])] if other else []
+    containers: list[Step] = [(block, [ref.KEEP]), (block.inner, []), (block.other, [])]
+    return [*containers, *other, *swap, *inner, (block.last, [*map(int, numbers), 1])]
 
 
-def _path(path: nn.Sequential, name: str) -> list[Step] | None:
+def _path(path: nn.Sequential) -> list[Step] | None:
     found: list[Step] = []
-    for key, layer in path._modules.items():
-        steps = None if layer is None else steps_of(layer)
+    for layer in path:
+        steps = steps_of(layer)
         if steps is None:
             return None
-        found += [((name, key, *names), leaf, numbers) for names, leaf, numbers in steps]
+        found += steps
     return found
 
 
@@ -118,4 +119,5 @@ STEPS: dict[type[nn.Module], Callable[[Any], Iterable[int]]] = {
     DepthwiseConv2d: _depthwise,
     SeparableConv2d: _separable,
     StemConv2d: _stem,
+    Shortcut: lambda layer: (ref.SHORTCUT, *layer.stride, layer.before, layer.behind),
 }

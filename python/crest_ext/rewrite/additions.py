@@ -17,18 +17,21 @@ SUMS = (operator.add, operator.iadd, torch.add)
 def additions_into_convolutions(graph: fx.GraphModule, args: tuple[Any, ...]) -> int:
     """Changes a traced model so that a SparseConv2d takes along what is added to its result, and a ReLU behind that.
 
-    Of the two that are added, it must be the one that is computed last, called once, and without hooks; the other a
-    result or an input of its shape. A pass over memory is saved for each, and the number of these is returned.
+    Of the two that are added, it must be the one that is computed last, or can be, called once, and without hooks; the
+    other a result or an input of its shape. A pass over memory is saved for each, and the number of these is returned.
     """
     shapes = Shapes(graph)
     shapes.run(*args)
-    saved, order = 0, {node: i for i, node in enumerate(graph.graph.nodes)}
+    saved, order = 0, {node: float(i) for i, node in enumerate(graph.graph.nodes)}
     for node in list(graph.graph.nodes):
         method = node.op == "call_method" and node.target in ("add", "add_")
         both: tuple[Any, ...] = node.args if method or (node.op == "call_function" and node.target in SUMS) else ()
         if len(both) != 2 or node.kwargs or not all(isinstance(one, fx.Node) for one in both):
             continue
         other, last = sorted(both, key=order.__getitem__)
+        if _convolution(graph, last) is None and _convolution(graph, other) and _can_wait(other, order):
+            node.prepend(other)
+            order[other], other, last = order[node] - 0.5, last, other
         conv = _convolution(graph, last)
         if conv is None or other is last or other.op in ("get_attr", "call_method") or not shapes.alike(other, last):
             continue
@@ -75,6 +78,11 @@ def _convolution(graph: fx.GraphModule, node: fx.Node) -> SparseConv2d | None:
     places = [m for parent in graph.modules() for m in parent._modules.values() if m is conv]
     fit = type(conv) is SparseConv2d and conv.activation == "none" and not has_hooks(conv)
     return conv if fit and len(places) == 1 else None  # type: ignore[return-value]
+
+
+def _can_wait(node: fx.Node, order: dict[fx.Node, float]) -> bool:
+    """Whether nothing takes, and may change, what a node takes after it."""
+    return all(order[user] <= order[node] for user in node.args[0].users)  # type: ignore[union-attr]
 
 
 def _only_relu(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from crest_ext.nn import Shortcut
 from crest_ext.rewrite.calls import Tracer, has_hooks
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -31,6 +33,8 @@ STATELESS = (nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.LocalResponseNorm, nn.Flatten)
 def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Model | fx.GraphModule:
     """The model with modules in place of calls of relu, relu6, max_pool2d, local_response_norm and flatten.
 
+    And of pad where that makes an nn.Shortcut: of some rows and columns, and only channels.
+
     A module of these kinds that is called again becomes one for each call, so that each may go with what is before it.
 
     A torch.fx.GraphModule on the same submodules, under their names. The model itself where torch.fx cannot trace it,
@@ -43,7 +47,8 @@ def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Mod
         graph = Tracer().trace(model)
     except Exception:  # whatever a model's code makes of a tensor that has no values
         return model
-    found = [(node, made) for node in graph.nodes if (made := _module(node))] + _called_again(model, graph)
+    found = [(node, made) for node in graph.nodes if (made := _module(node) or _shortcut(node))]
+    found += _called_again(model, graph)
     if not found and not always:
         return model
     traced = fx.GraphModule(model, graph)
@@ -54,8 +59,11 @@ def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Mod
             name += "_"
         traced.add_submodule(name, module)
         with graph.inserting_before(node):
-            node.replace_all_uses_with(graph.call_module(name, node.args[:1]))
+            x = sliced.args[0] if (sliced := _sliced(node, module)) else node.args[0]
+            node.replace_all_uses_with(graph.call_module(name, (x,)))
         graph.erase_node(node)
+        if sliced and not sliced.users:
+            graph.erase_node(sliced)
     for node in graph.nodes:
         node.type = None  # of annotations that are strings: nothing that a pickle could import
     traced.recompile()
@@ -89,6 +97,30 @@ def _module(node: fx.Node) -> nn.Module | None:
     given = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
     plain = not any(isinstance(value, fx.Node) for value in given.values())
     return kind(**given) if plain and len(node.args) and given.keys() <= set(names) else None
+
+
+def _shortcut(node: fx.Node) -> Shortcut | None:
+    """The module for what a network pads with channels: images of which it takes some rows and columns."""
+    if node.target is not F.pad or len(node.args) < 2:
+        return None
+    (x, pads, *rest), keywords = node.args, node.kwargs
+    mode, value = (*rest, *[None] * (2 - len(rest)))[:2]
+    if (keywords.get("mode", mode) or "constant") != "constant" or keywords.get("value", value):
+        return None
+    sliced = isinstance(x, fx.Node) and x.target is operator.getitem and x.args[1]
+    if not isinstance(pads, tuple | list) or len(pads) != 6 or any(pads[:4]) or not isinstance(sliced, tuple):
+        return None
+    every = [s.step or 1 if isinstance(s, slice) and s.start is None and s.stop is None else 0 for s in sliced]
+    plain = len(every) == 4 and every[:2] == [1, 1] and all(type(n) is int and n > 0 for n in every)
+    before, behind = pads[4:]
+    if not plain or not isinstance(before, int) or not isinstance(behind, int) or min(before, behind) < 0:
+        return None
+    return Shortcut((every[2], every[3]), before, behind)
+
+
+def _sliced(node: fx.Node, module: nn.Module) -> fx.Node | None:
+    """The call before a node that its module does as well."""
+    return node.args[0] if isinstance(module, Shortcut) else None  # type: ignore[return-value]
 
 
 def _called_again(model: nn.Module, graph: fx.Graph) -> list[tuple[fx.Node, nn.Module]]:

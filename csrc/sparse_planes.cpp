@@ -1,0 +1,147 @@
+#include "sparse_planes.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "aten.h"
+#include "sparse_conv2d_work.h"
+
+namespace crest {
+namespace {
+
+bool keeps_size(const SparseConv2d& a) { return a.stride[0] == 1 && a.stride[1] == 1 && a.oh == a.h && a.ow == a.w; }
+
+int64_t margin_of(const SparseConv2d& a) { return std::max(a.padding[0], a.padding[1]); }
+
+}  // namespace
+
+struct SparsePlanes::Frame {
+  SparseConv2d images;  // n, h and w; for one channel that is copied
+  ConvPlanes planes;
+  int64_t margin;
+  Isa isa;
+  std::unique_ptr<bool[]> kept;
+
+  Frame(int64_t n, int64_t h, int64_t w, int64_t zeros) : images{}, planes{}, margin(zeros), isa(active_isa()) {
+    images.n = n, images.h = images.oh = h, images.w = images.ow = w;
+    images.kh = images.kw = images.groups = 1;
+    for (int i = 0; i < 2; ++i) images.stride[i] = images.dilation[i] = 1;
+    CREST_KERNEL(sparse_planes_plan)(images, margin, planes);
+    kept.reset(new bool[static_cast<size_t>(planes.x_plane - 2 * planes.edge)]);
+    CREST_KERNEL(sparse_planes_kept)(images, planes, kept.get());
+  }
+
+  // Those of the last networks are kept: to make one takes as long as a small layer.
+  static std::shared_ptr<const Frame> of(int64_t n, int64_t h, int64_t w, int64_t margin) {
+    thread_local std::vector<std::shared_ptr<const Frame>> made;
+    for (const auto& f : made)
+      if (f->images.n == n && f->images.h == h && f->images.w == w && f->margin == margin && f->isa == active_isa())
+        return f;
+    if (made.size() == 8) made.erase(made.begin());
+    made.push_back(std::make_shared<const Frame>(n, h, w, margin));
+    return made.back();
+  }
+};
+
+std::optional<SparsePlanes> SparsePlanes::convolved(const Images& x, SparseConv2dCall& call, const Images* addend) {
+  const SparseConv2d& a = call.a;
+  if (a.n * a.oh * a.ow == 0) return std::nullopt;
+  const auto* planes = std::get_if<SparsePlanes>(&x);
+  if (planes && keeps_size(a) && margin_of(a) <= planes->frame_->margin) return planes->same(call, addend);
+  if (!planes && std::get<Tensor>(x).is_cuda()) return std::nullopt;
+  ConvPlanes p;
+  CREST_KERNEL(sparse_conv2d_plan)(a, p);
+  if (!p.neighbours || p.unmoved || room_for_planes(a, p) > cached_numbers) return std::nullopt;
+  const Tensor tensor = planes ? planes->tensor() : std::get<Tensor>(x);
+  if (keeps_size(a)) return SparsePlanes(tensor, Frame::of(a.n, a.h, a.w, margin_of(a))).same(call, addend);
+  // Its results lie as planes do that are passed on, if what is right of them and below is as wide as it is high.
+  if (p.qw == a.ow || p.qw - a.ow != p.qh - a.oh) return std::nullopt;
+  return strided(tensor, call, p, addend);
+}
+
+SparsePlanes::SparsePlanes(Tensor like, std::shared_ptr<const Frame> frame, int64_t channels)
+    : like_(std::move(like)),
+      frame_(std::move(frame)),
+      channels_(channels),
+      room_(std::make_shared<Room>(channels * frame_->planes.x_plane)) {
+  const ConvPlanes& p = frame_->planes;
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    float* plane = room_->planes.data() + channel * p.x_plane;
+    std::fill_n(plane, p.edge, 0.0f);
+    std::fill_n(plane + p.x_plane - p.edge, p.edge, 0.0f);
+  }
+}
+
+SparsePlanes::SparsePlanes(const Tensor& x, std::shared_ptr<const Frame> frame)
+    : SparsePlanes(x, std::move(frame), x.size(1)) {
+  const Tensor in = x.is_contiguous() ? x : torch::stable::contiguous(x);
+  SparseConv2d a = frame_->images;
+  a.c = channels_, a.x = in.const_data_ptr<float>();
+  for_planes(channels_, frame_->planes.x_plane, 0, [&](float*, int64_t begin, int64_t end) {
+    CREST_KERNEL(sparse_conv2d_pack)(a, frame_->planes, results(), nullptr, begin, end);
+  });
+}
+
+float* SparsePlanes::results() const { return room_->planes.data() + frame_->planes.edge; }
+
+Ints SparsePlanes::sizes() const { return {frame_->images.n, channels_, frame_->images.h, frame_->images.w}; }
+
+Tensor SparsePlanes::tensor() const {
+  if (room_->tensor) return *room_->tensor;
+  SparseConv2d a = frame_->images;
+  a.m = channels_;
+  Tensor y = aten::empty(like_, sizes());
+  a.y = y.mutable_data_ptr<float>();
+  for_planes(channels_, frame_->planes.x_plane, 0, [&](float*, int64_t begin, int64_t end) {
+    CREST_KERNEL(sparse_conv2d_unpack)(a, frame_->planes, results(), nullptr, begin, end);
+  });
+  room_->tensor = y;
+  return y;
+}
+
+SparsePlanes SparsePlanes::relu() const {
+  SparsePlanes y(like_, frame_, channels_);
+  const float* x = room_->planes.data();
+  std::transform(x, x + channels_ * frame_->planes.x_plane, y.room_->planes.data(),
+                 [](float v) { return v < 0 ? 0 : v; });
+  return y;
+}
+
+SparsePlanes SparsePlanes::same(SparseConv2dCall& call, const Images* addend) const {
+  SparsePlanes y(like_, frame_, call.a.m);
+  ConvPlanes p = frame_->planes;
+  CREST_KERNEL(sparse_planes_tiles)(call.a, p);
+  y.multiply(call, p, results(), addend);
+  return y;
+}
+
+SparsePlanes SparsePlanes::strided(const Tensor& x, SparseConv2dCall& call, ConvPlanes p, const Images* addend) {
+  SparseConv2d& a = call.a;
+  SparsePlanes y(x, Frame::of(a.n, a.oh, a.ow, p.qw - a.ow), a.m);
+  const Tensor in = x.is_contiguous() ? x : torch::stable::contiguous(x);
+  const int64_t count = a.c * p.phases[0] * p.phases[1];
+  Scratch planes(count * p.x_plane);
+  a.x = in.const_data_ptr<float>();
+  for_planes(count, p.x_plane, 0, [&](float*, int64_t begin, int64_t end) {
+    CREST_KERNEL(sparse_conv2d_pack)(a, p, planes.data(), nullptr, begin, end);
+  });
+  p.y_plane = y.frame_->planes.y_plane, p.in_place = true;
+  y.multiply(call, p, planes.data(), addend);
+  return y;
+}
+
+void SparsePlanes::multiply(SparseConv2dCall& call, const ConvPlanes& p, const float* x, const Images* addend) {
+  std::optional<SparsePlanes> more;
+  if (addend) {
+    if (const auto* planes = std::get_if<SparsePlanes>(addend); planes && planes->frame_ == frame_)
+      more = *planes;
+    else
+      more = SparsePlanes(planes ? planes->tensor() : std::get<Tensor>(*addend), frame_);
+  }
+  call.a.y = results(), call.a.addend = more ? more->results() : nullptr;
+  multiply_planes(call.a, p, x, call.a.y, frame_->kept.get());
+}
+
+}  // namespace crest
