@@ -57,6 +57,24 @@ inline Tensor relu(const Tensor& x) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+// Of each channel of images.
+inline Tensor mean(const Tensor& x, bool keep_dims) {
+  using torch::stable::detail::from;
+  const std::vector<int64_t> dims = {2, 3};
+  std::array<StableIValue, 4> stack = {from(x), from(std::optional(torch::headeronly::IntHeaderOnlyArrayRef(dims))),
+                                       from(keep_dims), from(std::optional<ScalarType>())};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mean", "dim", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// x weight^T + bias
+inline Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 3> stack = {from(x), from(weight), from(bias)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 // out = x weight^T + bias
 inline void linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
   using torch::stable::detail::from;

@@ -171,7 +171,15 @@ Images layer(const Images& given, Steps& steps) {
       const Ints stride = steps.numbers(2), channels = steps.numbers(2);
       return shortcut(x, stride, channels);
     }
-    default: fail(op, ": steps must begin a layer with a kind from 0 to 10, got ", kind);
+    case 11: {
+      CREST_CHECK(x.dim() == 4, op, ": the mean must be of 4 dimensions, got ", Shape{x});
+      return aten::mean(x, steps.number() != 0);
+    }
+    case 12: {
+      const Tensor& weight = steps.tensor();
+      return aten::linear(x, weight, steps.bias());
+    }
+    default: fail(op, ": steps must begin a layer with a kind from 0 to 12, got ", kind);
   }
 }
 

@@ -13,6 +13,12 @@ namespace {
 
 bool keeps_size(const SparseConv2d& a) { return a.stride[0] == 1 && a.stride[1] == 1 && a.oh == a.h && a.ow == a.w; }
 
+// Whether to move what a convolution of 1x1 adds to planes, or what it gives out of them, is no more than its x.
+bool stays(const SparseConv2d& a, const Images* addend) {
+  if (a.kh * a.kw > 1) return true;
+  return addend ? std::holds_alternative<SparsePlanes>(*addend) : a.m <= a.c;
+}
+
 int64_t margin_of(const SparseConv2d& a) { return std::max(a.padding[0], a.padding[1]); }
 
 }  // namespace
@@ -49,7 +55,8 @@ std::optional<SparsePlanes> SparsePlanes::convolved(const Images& x, SparseConv2
   const SparseConv2d& a = call.a;
   if (a.n * a.oh * a.ow == 0) return std::nullopt;
   const auto* planes = std::get_if<SparsePlanes>(&x);
-  if (planes && keeps_size(a) && margin_of(a) <= planes->frame_->margin) return planes->same(call, addend);
+  if (planes && keeps_size(a) && margin_of(a) <= planes->frame_->margin && stays(a, addend))
+    return planes->same(call, addend);
   if (!planes && std::get<Tensor>(x).is_cuda()) return std::nullopt;
   ConvPlanes p;
   CREST_KERNEL(sparse_conv2d_plan)(a, p);

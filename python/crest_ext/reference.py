@@ -53,7 +53,7 @@ def same_padding(
 
 # As csrc/packed_sequential.cpp reads them.
 RELU, FLATTEN, MAX_POOL2D, SPARSE_LINEAR, SPARSE_CONV2D, DEPTHWISE_CONV2D, SEPARABLE_CONV2D, STEM_CONV2D = range(8)
-KEEP, SWAP, SHORTCUT = 8, 9, 10
+KEEP, SWAP, SHORTCUT, MEAN, LINEAR = range(8, 13)
 SAME = (-1, -1, -1, -1)
 
 
@@ -90,6 +90,10 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
         elif kind == SHORTCUT:
             stride, channels = take(2), take(2)
             x = F.pad(x[:, :, :: stride[0], :: stride[1]], (0, 0, 0, 0, *channels))
+        elif kind == MEAN:
+            x = x.mean((2, 3), keepdim=bool(next(numbers)))
+        elif kind == LINEAR:
+            x = F.linear(x, next(rest), bias())
         elif kind == FLATTEN:
             x = x.flatten(*take(2))
         elif kind == MAX_POOL2D:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import crest_ext
 from crest_ext import packed_sequential
 from crest_ext.nn import (
+    ChannelMean,
     DepthwiseConv2d,
     PackedSequential,
     Residual,
@@ -270,6 +271,25 @@ def test_shortcut(dtype: torch.dtype, channels_last: bool, isa: str) -> None:
     assert torch.equal(packed_sequential(x[:, :0], [], [10, 2, 2, 1, 1]), torch.zeros(2, 2, 19, 17, dtype=dtype))
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("mean", [ChannelMean(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())], ids=str)
+def test_the_end_of_a_network(mean: nn.Module, bias: bool, calls: list[list[int]]) -> None:
+    ends = list(mean) if isinstance(mean, nn.Sequential) else [mean]
+    convs = [sparse(nn.Conv2d(3, 5, 3, padding=1)), sparse(nn.Conv2d(5, 6, 3, padding=1), "relu")]
+    plain = nn.Sequential(*convs, *ends, nn.Linear(6, 4, bias=bias)).eval().requires_grad_(False)
+    made = PackedSequential(dict(plain.named_children())).eval()
+    for x in (torch.randn(2, 3, 9, 7), torch.randn(1, 3, 1, 1)):
+        assert torch.equal(made(x), plain(x))
+    assert len(calls) == 2 and made.saved == 1
+    torch.testing.assert_close(torch.export.export(made, (x,)).module()(x), plain(x))
+
+
+def test_a_pool_of_several_is_no_step() -> None:
+    conv = sparse(nn.Conv2d(3, 5, 3))
+    made = PackedSequential({"0": conv, "1": conv, "2": nn.AdaptiveAvgPool2d(2), "3": nn.Flatten()})
+    assert [run[:2] for run in made.runs] == [(0, 2), (2, 3), (3, 4)]
+
+
 def test_where_no_call_is_saved() -> None:
     ip = sparse(nn.Linear(6, 6))
     for layers in ([ip], [nn.ReLU(), ip, nn.ReLU()], [ip, nn.Tanh(), ip], [MaxPool2d(2), MaxPool2d(2)]):
@@ -283,8 +303,8 @@ LINEAR = [3, 2, 3, 0, 0]
     ("steps", "count", "rule"),
     [
         ([], 0, "packed_sequential: steps must have a layer, got none"),
-        ([11], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 10, got 11"),
-        ([0, -1], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 10, got -1"),
+        ([13], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 12, got 13"),
+        ([0, -1], 0, "packed_sequential: steps must begin a layer with a kind from 0 to 12, got -1"),
         ([8, 8], 0, "packed_sequential: steps must add what they keep, got 2 more"),
         ([9], 0, "packed_sequential: steps must keep what they swap or add, got none"),
         ([1, 0], 0, "packed_sequential: steps must end with a layer, got 2 numbers, which is within one"),
@@ -294,6 +314,8 @@ LINEAR = [3, 2, 3, 0, 0]
         ([3, 2, 3, 1, 0], 5, "packed_sequential: tensors must be as many as steps take, got 5"),
         ([3, 2, 4, 0, 0], 5, "sparse_linear: x must have shape (..., 4), got (1, 3)"),
         ([3, 2, 3, 0, 3], 5, "packed_sequential: an activation among steps must be 0, 1 or 2, got 3"),
+        ([11, 0], 0, "packed_sequential: the mean must be of 4 dimensions, got (1, 3)"),
+        ([12, 0], 0, "packed_sequential: tensors must be as many as steps take, got 0"),
         ([10, 2, 2, 1, 1], 0, "shortcut: x must have 4 dimensions, got (1, 3)"),
         ([5, *[1] * 8, 0, 0], 1, "packed_sequential: a weight must have 4 dimensions, got (2, 16)"),
     ],

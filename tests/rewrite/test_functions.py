@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from crest_ext.nn import Shortcut, SparseConv2d, SparseLinear
+from crest_ext.nn import ChannelMean, Shortcut, SparseConv2d, SparseLinear
 from crest_ext.nn.quick import QUICK
 from crest_ext.rewrite import pack
 from crest_ext.rewrite.functions import to_modules, without_identities
@@ -78,6 +78,29 @@ def test_a_pad_becomes_a_shortcut(name: str) -> None:
     traced = to_modules(model, (x,))
     assert isinstance(traced, fx.GraphModule)
     assert any(isinstance(module, Shortcut) for module in traced.modules()) is PADS[name][0]
+    assert torch.equal(traced(x), model(x))
+
+
+MEANS: dict[str, tuple[bool, Callable[[Tensor], Tensor]]] = {
+    "function": (True, lambda x: torch.mean(x, (2, 3))),
+    "method": (True, lambda x: x.mean([3, 2], True)),
+    "by name": (True, lambda x: x.mean(dim=(2, 3), keepdim=True)),
+    "rows": (False, lambda x: x.mean(2)),
+    "others": (False, lambda x: x.mean((1, 2))),
+    "all": (False, torch.mean),
+    "of a dtype": (False, lambda x: x.mean((2, 3), dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_a_mean_becomes_a_module(name: str) -> None:
+    class Ends(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return MEANS[name][1](F.relu(x))
+
+    model, x = Ends().eval(), torch.randn(2, 3, 7, 8)
+    traced = to_modules(model, (x,))
+    assert any(isinstance(module, ChannelMean) for module in traced.modules()) is MEANS[name][0]
     assert torch.equal(traced(x), model(x))
 
 

@@ -306,7 +306,7 @@ def test_separable(activation: str, sparse_wins: None) -> None:
     stem = layers["0.stem.0"]
     assert (stem.kernel, stem.reason) == (f"stem, {activation}", "measured 2.0 times as fast")
     (row,) = (m for m in packed.modules() if isinstance(m, PackedSequential))
-    assert kinds(row) == ["StemConv2d", *["SeparableConv2d"] * 8]
+    assert kinds(row) == ["StemConv2d", *["SeparableConv2d"] * 8, "ChannelMean", "Linear"]
     assert len(row.runs) == 1
     assert torch.equal(copy.deepcopy(packed)(x), packed(x))
     torch.testing.assert_close(torch.compile(packed, fullgraph=True, backend="aot_eager")(x), packed(x))
@@ -370,7 +370,7 @@ def test_what_a_separable_layer_reads_stays_dense(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
     assert packed.get_submodule("0.stem.0").weight.is_contiguous(memory_format=torch.channels_last)
     (row,) = (m for m in packed.modules() if isinstance(m, PackedSequential))
-    assert kinds(row) == ["ReLU", *["SeparableConv2d"] * 8]
+    assert kinds(row) == ["ReLU", *["SeparableConv2d"] * 8, "ChannelMean", "Linear"]
     assert row[0].inplace and not whole[0].stem_activation.inplace
 
 

@@ -1,5 +1,6 @@
 """Drop-in modules on the ops: import them beside torch.nn."""
 
+from crest_ext.nn.channel_mean import ChannelMean
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.lowered import LoweredConv2d
 from crest_ext.nn.masked import Masked, MaskedConv2d, MaskedLinear, mask_
@@ -13,6 +14,7 @@ from crest_ext.nn.stem import StemConv2d
 from crest_ext.nn.zero import ZeroConv2d
 
 __all__ = [
+    "ChannelMean",
     "DepthwiseConv2d",
     "LoweredConv2d",
     "Masked",

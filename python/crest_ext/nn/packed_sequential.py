@@ -28,8 +28,8 @@ class PackedSequential(nn.Sequential):
     """torch.nn.Sequential for inference, in which neighbours that `packed_sequential` knows are one call of it.
 
     These are SparseConv2d, DepthwiseConv2d, SeparableConv2d, StemConv2d, SparseLinear, nn.quick.MaxPool2d, nn.Flatten,
-    nn.ReLU, Shortcut and nn.Identity, where two or more of the first six follow each other, and Residual, of such
-    layers. Any other module is called as it is.
+    nn.ReLU, Shortcut, ChannelMean, nn.AdaptiveAvgPool2d of 1, nn.Linear and nn.Identity, where two or more of the first
+    six follow each other, and Residual, of such layers. Any other module is called as it is.
     Names, and so a state_dict, are those of an nn.Sequential of the same modules. The modules are not to be replaced or
     set otherwise later.
     """

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from crest_ext import reference as ref
+from crest_ext.nn.channel_mean import ChannelMean
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.packed import Packed
 from crest_ext.nn.quick import MaxPool2d
@@ -36,6 +37,8 @@ def steps_of(layer: nn.Module) -> list[Step] | None:
         return _residual(layer)
     step = STEPS.get(type(layer))
     if step is None or getattr(layer, "return_indices", False):
+        return None
+    if isinstance(layer, nn.AdaptiveAvgPool2d) and layer.output_size not in (1, (1, 1)):
         return None
     return [(layer, [int(number) for number in step(layer)])]
 
@@ -68,7 +71,7 @@ def tensors_of(layer: nn.Module) -> Iterator[tuple[str, str]]:
         names = (*layer.tensors, "bias")
     elif isinstance(layer, SeparableConv2d):
         names = ("depthwise", "pointwise", "depthwise_bias", "bias")
-    elif isinstance(layer, (DepthwiseConv2d, StemConv2d)):
+    elif isinstance(layer, (DepthwiseConv2d, StemConv2d, nn.Linear)):
         names = ("weight", "bias")
     for name in names:
         if getattr(layer, name) is not None:
@@ -119,5 +122,8 @@ STEPS: dict[type[nn.Module], Callable[[Any], Iterable[int]]] = {
     DepthwiseConv2d: _depthwise,
     SeparableConv2d: _separable,
     StemConv2d: _stem,
+    nn.AdaptiveAvgPool2d: lambda _: (ref.MEAN, True),
+    ChannelMean: lambda layer: (ref.MEAN, layer.keepdim),
+    nn.Linear: lambda layer: (ref.LINEAR, layer.bias is not None),
     Shortcut: lambda layer: (ref.SHORTCUT, *layer.stride, layer.before, layer.behind),
 }

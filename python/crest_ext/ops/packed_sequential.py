@@ -28,6 +28,8 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
     8   to keep           the result so far, for a later step
     9   to swap           the result so far and what was kept last
     10  shortcut          stride (two numbers); channels of zeros before x's and behind them
+    11  mean              of each channel of images; whether it keeps their two dimensions
+    12  linear            whether there is a bias; of a dense weight
     ==  ================  ============================================================================================
 
     An activation is 0 for none, 1 for relu, 2 for relu6, where its op has it. Four numbers of padding are top, bottom,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from crest_ext.nn import Shortcut
+from crest_ext.nn import ChannelMean, Shortcut
 from crest_ext.rewrite.calls import Tracer, has_hooks
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,7 +33,8 @@ STATELESS = (nn.ReLU, nn.ReLU6, nn.MaxPool2d, nn.LocalResponseNorm, nn.Flatten)
 def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Model | fx.GraphModule:
     """The model with modules in place of calls of relu, relu6, max_pool2d, local_response_norm and flatten.
 
-    And of pad where that makes an nn.Shortcut: of some rows and columns, and only channels.
+    And of pad where that makes an nn.Shortcut: of some rows and columns, and only channels; and of a mean of channels,
+    which alone would be no reason to trace a model.
 
     A module of these kinds that is called again becomes one for each call, so that each may go with what is before it.
 
@@ -51,6 +52,7 @@ def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Mod
     found += _called_again(model, graph)
     if not found and not always:
         return model
+    found += [(node, made) for node in graph.nodes if (made := _mean(node))]
     traced = fx.GraphModule(model, graph)
     for i, (node, module) in enumerate(found):
         name = f"{node.target if isinstance(node.target, str) else node.target.__name__}_{i}"
@@ -116,6 +118,20 @@ def _shortcut(node: fx.Node) -> Shortcut | None:
     if not plain or not isinstance(before, int) or not isinstance(behind, int) or min(before, behind) < 0:
         return None
     return Shortcut((every[2], every[3]), before, behind)
+
+
+def _mean(node: fx.Node) -> ChannelMean | None:
+    """The module for the mean of each channel."""
+    if node.op not in ("call_function", "call_method") or node.target not in (torch.mean, "mean"):
+        return None
+    (_, *given), names = node.args, ("dim", "keepdim")
+    values = dict(zip(names, given, strict=False)) | node.kwargs
+    dims, keepdim = values.get("dim"), values.get("keepdim", False)
+    if not isinstance(dims, tuple | list) or sorted(map(str, dims)) != ["2", "3"]:
+        return None
+    if len(given) > 2 or not values.keys() <= set(names) or not isinstance(keepdim, bool):
+        return None
+    return ChannelMean(keepdim)
 
 
 def _sliced(node: fx.Node, module: nn.Module) -> fx.Node | None:
