@@ -18,8 +18,6 @@ Tensor separable_conv2d(const Tensor& x, const Tensor& depthwise, const Tensor& 
                         const std::optional<Tensor>& depthwise_bias, const std::optional<Tensor>& bias,
                         const Ints& stride, const Ints& padding, const Ints& dilation, const Text& depthwise_activation,
                         const Text& activation);
-// Not an op by itself: nn.Shortcut. channels are those before and behind.
-Tensor shortcut(const Tensor& x, const Ints& stride, const Ints& channels);
 Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& columns, const Tensor& starts,
                      const Ints& weight_shape, const std::optional<Tensor>& bias, const Ints& stride,
                      const Ints& padding, const Ints& dilation, int64_t groups, const Text& activation,

@@ -16,11 +16,6 @@ Ints sizes_of(const Images& x) {
   return planes ? planes->sizes() : crest::sizes_of(std::get<Tensor>(x));
 }
 
-Tensor tensor_of(const Images& x) {
-  const auto* planes = std::get_if<SparsePlanes>(&x);
-  return planes ? planes->tensor() : std::get<Tensor>(x);
-}
-
 const Tensor& like(const Images& x) {
   const auto* planes = std::get_if<SparsePlanes>(&x);
   return planes ? planes->like() : std::get<Tensor>(x);
@@ -32,14 +27,10 @@ class Steps {
   Steps(const std::vector<Tensor>& tensors, const Ints& numbers) : tensors_(tensors), numbers_(numbers) {}
 
   bool left() const { return number_ < numbers_.size(); }
-  int64_t number() {
-    CREST_CHECK(left(), op, ": steps must end with a layer, got ", numbers_.size(), " numbers, which is within one");
-    return numbers_[number_++];
-  }
-  Ints numbers(int count) {
-    Ints list;
-    while (count--) list.push_back(number());
-    return list;
+  int64_t number() { return *take(1); }
+  Ints numbers(size_t count) {
+    const int64_t* list = take(count);
+    return {list, list + count};
   }
   const Tensor& tensor() {
     CREST_CHECK(tensor_ < tensors_.size(), op, ": tensors must be as many as steps take, got ", tensors_.size());
@@ -76,6 +67,13 @@ class Steps {
   }
 
  private:
+  const int64_t* take(size_t count) {
+    CREST_CHECK(count <= numbers_.size() - number_, op, ": steps must end with a layer, got ", numbers_.size(),
+                " numbers, which is within one");
+    number_ += count;
+    return numbers_.data() + number_ - count;
+  }
+
   const std::vector<Tensor>& tensors_;
   const Ints& numbers_;
   std::vector<Images> kept_;
@@ -125,6 +123,10 @@ Images layer(const Images& given, Steps& steps) {
       steps.kept() = given;
       return before;
     }
+    case 10: {
+      const Ints stride = steps.numbers(2), channels = steps.numbers(2);
+      return shortcut(given, stride, channels);
+    }
     default: break;
   }
   const Tensor x = tensor_of(given);
@@ -166,10 +168,6 @@ Images layer(const Images& given, Steps& steps) {
       const auto bias = steps.bias();
       const Text activation = steps.activation();
       return stem_conv2d(x, weight, bias, at.stride, at.padding, at.dilation, activation, steps.number());
-    }
-    case 10: {
-      const Ints stride = steps.numbers(2), channels = steps.numbers(2);
-      return shortcut(x, stride, channels);
     }
     case 11: {
       CREST_CHECK(x.dim() == 4, op, ": the mean must be of 4 dimensions, got ", Shape{x});

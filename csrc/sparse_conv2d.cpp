@@ -97,10 +97,11 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& column
 }
 
 void multiply_planes(const SparseConv2d& a, const ConvPlanes& p, const float* x, float* y, const bool* kept) {
-  const Ints to = distances(a, p), work = work_before(a);
-  const ConvProduct product{p, x, y, to.data(), work.data(), kept};
+  const Numbers to = distances(a, p), work = work_before(a);
+  const ConvProduct product{p, x, y, to.get(), work.get(), kept};
   const auto multiply = CREST_KERNEL(sparse_conv2d_multiply);
-  torch::stable::parallel_for(0, p.images * p.tiles * work.back(), 1 + (1 << 15) / (p.y_plane / p.steps),
+  torch::stable::parallel_for(0, p.images * p.tiles * work[static_cast<size_t>(a.m)],
+                              1 + (1 << 15) / (p.y_plane / p.steps),
                               [&](int64_t begin, int64_t end) { multiply(a, product, begin, end); });
 }
 

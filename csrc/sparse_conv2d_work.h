@@ -1,6 +1,6 @@
 #pragma once
 // What each call of sparse_conv2d on the CPU derives from its shapes and weight: where columns meet x, and the work.
-#include <vector>
+#include <memory>
 
 #include "sparse_conv2d.h"
 
@@ -17,13 +17,16 @@ inline int64_t room_for_planes(const SparseConv2d& a, const ConvPlanes& p) {
   return a.c * p.phases[0] * p.phases[1] * p.x_plane + a.m * p.y_plane;
 }
 
+using Numbers = std::unique_ptr<int64_t[]>;
+
 // (k,): how far from an output's place the number is that each column meets. None where columns are planes.
-inline std::vector<int64_t> distances(const SparseConv2d& a, const ConvPlanes& p) {
+inline Numbers distances(const SparseConv2d& a, const ConvPlanes& p) {
   if (p.unmoved) return {};
   const int64_t lanes = p.neighbours ? 1 : p.y_plane / p.steps, channels = a.c / a.groups;
   const int64_t per_channel = p.phases[0] * p.phases[1] * p.x_plane;
-  std::vector<int64_t> to(static_cast<size_t>(channels * a.kh * a.kw));
-  int64_t* next = to.data();
+  const int64_t columns = channels * a.kh * a.kw;
+  Numbers to(new int64_t[static_cast<size_t>(columns)]);
+  int64_t* next = to.get();
   for (int64_t i = 0; i < a.kh; ++i)
     for (int64_t j = 0; j < a.kw; ++j) {
       const int64_t row = i * a.dilation[0], column = j * a.dilation[1];
@@ -31,21 +34,20 @@ inline std::vector<int64_t> distances(const SparseConv2d& a, const ConvPlanes& p
       const int64_t position = row / a.stride[0] * p.qw + column / a.stride[1] - p.centre;
       *next++ = phase * p.x_plane + position * lanes;
     }
-  for (const int64_t* before = to.data(); next < to.data() + to.size();) *next++ = *before++ + per_channel;
+  for (const int64_t* before = to.get(); next < to.get() + columns;) *next++ = *before++ + per_channel;
   return to;
 }
 
 // (m + 1,): the multiply-adds of the filters before each, a tile that begins and ends taken as one.
-inline std::vector<int64_t> work_before(const SparseConv2d& a) {
+inline Numbers work_before(const SparseConv2d& a) {
   const int64_t tiles = tiles_of_filter(a);
-  std::vector<int64_t> work(static_cast<size_t>(a.m + 1));
-  int64_t* const before = work.data();
+  Numbers before(new int64_t[static_cast<size_t>(a.m + 1)]());
   for (int64_t tile = 0; tile < tiles; ++tile) {
     const int32_t* starts = a.starts + tile * a.m;
     for (int64_t i = 0; i < a.m; ++i) before[i + 1] += starts[i + 1] - starts[i] + 1;
   }
   for (int64_t i = 0; i < a.m; ++i) before[i + 1] += before[i];
-  return work;
+  return before;
 }
 
 }  // namespace crest

@@ -23,6 +23,11 @@ int64_t margin_of(const SparseConv2d& a) { return std::max(a.padding[0], a.paddi
 
 }  // namespace
 
+Tensor tensor_of(const Images& x) {
+  const auto* planes = std::get_if<SparsePlanes>(&x);
+  return planes ? planes->tensor() : std::get<Tensor>(x);
+}
+
 struct SparsePlanes::Frame {
   SparseConv2d images;  // n, h and w; for one channel that is copied
   ConvPlanes planes;
@@ -113,6 +118,22 @@ SparsePlanes SparsePlanes::relu() const {
   const float* x = room_->planes.data();
   std::transform(x, x + channels_ * frame_->planes.x_plane, y.room_->planes.data(),
                  [](float v) { return v < 0 ? 0 : v; });
+  return y;
+}
+
+// To planes as wide apart: a convolution of 1x1 with that stride looks at what it is made of, and nothing more.
+SparsePlanes SparsePlanes::shortcut(const Ints& stride, const Ints& channels) const {
+  const Tensor x = tensor();
+  SparseConv2d a = frame_->images;
+  for (size_t i = 0; i < 2; ++i) a.stride[i] = stride[i];
+  a.c = channels_, a.x = x.const_data_ptr<float>();
+  a.oh = (a.h + stride[0] - 1) / stride[0], a.ow = (a.w + stride[1] - 1) / stride[1];
+  SparsePlanes y(like_, Frame::of(a.n, a.oh, a.ow, frame_->margin), channels[0] + channels_ + channels[1]);
+  const ConvPlanes& p = y.frame_->planes;
+  float* const to = y.room_->planes.data();
+  std::fill_n(to, channels[0] * p.x_plane, 0.0f);
+  std::fill_n(to + (channels[0] + channels_) * p.x_plane, channels[1] * p.x_plane, 0.0f);
+  CREST_KERNEL(sparse_conv2d_pack)(a, p, y.results() + channels[0] * p.x_plane, nullptr, 0, channels_);
   return y;
 }
 

@@ -22,6 +22,7 @@ class SparsePlanes {
   Ints sizes() const;                           // n, c, h, w
   Tensor tensor() const;                        // what the planes hold
   SparsePlanes relu() const;
+  SparsePlanes shortcut(const Ints& stride, const Ints& channels) const;
 
  private:
   struct Frame;  // what depends on the sizes of images alone
@@ -42,5 +43,10 @@ class SparsePlanes {
   int64_t channels_;
   std::shared_ptr<Room> room_;
 };
+
+Tensor tensor_of(const Images& x);
+
+// nn.Shortcut: every so many rows and columns, and channels of zeros before and behind.
+Images shortcut(const Images& x, const Ints& stride, const Ints& channels);
 
 }  // namespace crest

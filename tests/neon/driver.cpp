@@ -128,9 +128,10 @@ void in_planes(SparseConv2d a) {
   images.m = a.m, images.y = a.y;
   sparse_planes_tiles(a, p);
   a.y = y.data() + p.edge, a.addend = a.addend ? more.data() + p.edge : nullptr;
-  const std::vector<int64_t> to = distances(a, p), work = work_before(a);
-  const ConvProduct product{p, x.data() + p.edge, a.y, to.data(), work.data(), kept.get()};
-  in_two(p.tiles * work.back(), [&](int64_t begin, int64_t end) { sparse_conv2d_multiply(a, product, begin, end); });
+  const Numbers to = distances(a, p), work = work_before(a);
+  const ConvProduct product{p, x.data() + p.edge, a.y, to.get(), work.get(), kept.get()};
+  in_two(p.tiles * work[static_cast<size_t>(a.m)],
+         [&](int64_t begin, int64_t end) { sparse_conv2d_multiply(a, product, begin, end); });
   in_two(a.m, [&](int64_t begin, int64_t end) { sparse_conv2d_unpack(images, p, a.y, nullptr, begin, end); });
 }
 
@@ -167,13 +168,13 @@ void convolution(const Case& c) {
   const int64_t count = a.c * p.phases[0] * p.phases[1];
   std::vector<float> planes(static_cast<size_t>(count * p.x_plane)), out(static_cast<size_t>(a.m * p.y_plane));
   std::vector<float> flat(static_cast<size_t>(p.flat));
-  const std::vector<int64_t> to = distances(a, p), work = work_before(a);
+  const Numbers to = distances(a, p), work = work_before(a);
   const ConvProduct product{
-      p, p.in_place ? a.x : planes.data(), p.in_place ? a.y : out.data(), to.data(), work.data(), nullptr};
+      p, p.in_place ? a.x : planes.data(), p.in_place ? a.y : out.data(), to.get(), work.get(), nullptr};
   if (!p.in_place)
     in_two(count,
            [&](int64_t begin, int64_t end) { sparse_conv2d_pack(a, p, planes.data(), flat.data(), begin, end); });
-  in_two(p.images * p.tiles * work.back(),
+  in_two(p.images * p.tiles * work[static_cast<size_t>(a.m)],
          [&](int64_t begin, int64_t end) { sparse_conv2d_multiply(a, product, begin, end); });
   if (!p.in_place && !p.to_y)
     in_two(a.m, [&](int64_t begin, int64_t end) { sparse_conv2d_unpack(a, p, out.data(), flat.data(), begin, end); });
