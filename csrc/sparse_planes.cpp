@@ -68,8 +68,9 @@ std::optional<SparsePlanes> SparsePlanes::convolved(const Images& x, SparseConv2
   if (!p.neighbours || p.unmoved || room_for_planes(a, p) > cached_numbers) return std::nullopt;
   const Tensor tensor = planes ? planes->tensor() : std::get<Tensor>(x);
   if (keeps_size(a)) return SparsePlanes(tensor, Frame::of(a.n, a.h, a.w, margin_of(a))).same(call, addend);
-  // Its results lie as planes do that are passed on, if what is right of them and below is as wide as it is high.
-  if (p.qw == a.ow || p.qw - a.ow != p.qh - a.oh) return std::nullopt;
+  // Its results lie as planes do that are passed on, if there are as many zeros to have right of them as below. With
+  // more padding than the kernel looks beyond a row, there are none: the ends of rows are the beginnings of others.
+  if (p.qw <= a.ow || p.qw - a.ow != p.qh - a.oh) return std::nullopt;
   return strided(tensor, call, p, addend);
 }
 

@@ -195,69 +195,6 @@ def test_blocks_that_are_called_as_they_are() -> None:
         assert PackedSequential.of({"0": block}) is None
 
 
-def rows_of_convolutions() -> dict[str, list[nn.Module]]:
-    """What passes planes on from layer to layer, and what must not."""
-
-    def conv(*args: Any, activation: str = "none", **options: Any) -> nn.Module:
-        return sparse(nn.Conv2d(*args, **options), activation)
-
-    same = conv(4, 4, 3, padding=1)
-    assert isinstance(same, SparseConv2d)
-    return {
-        "narrower and wider": [conv(3, 9, 3, padding=1), nn.ReLU(), conv(9, 4, 3, padding=1, bias=False)],
-        "pointwise": [conv(3, 6, 3, padding=1), conv(6, 5, 1), conv(5, 2, 3, padding=1, activation="relu")],
-        "further beyond": [conv(3, 4, 3, padding=1), conv(4, 4, 5, padding=2), conv(4, 4, 3, padding=2, dilation=2)],
-        "less far": [conv(3, 4, 5, padding=2), conv(4, 4, 3, padding=1), conv(4, 3, (1, 3), padding=(0, 1))],
-        "rows, then columns": [conv(3, 4, (3, 1), padding=(1, 0)), conv(4, 4, (1, 3), padding=(0, 1))],
-        "groups": [conv(3, 6, 3, padding=1), conv(6, 4, 3, padding=1, groups=2), conv(4, 4, 3, padding=1, groups=4)],
-        "smaller": [conv(3, 4, 3, padding=1), conv(4, 5, 3), conv(5, 5, 3, padding=1)],
-        "larger": [conv(3, 4, 3, padding=1), conv(4, 5, 3, padding=2), conv(5, 5, 3, padding=1)],
-        "strides": [conv(3, 4, 3, 2, 1), conv(4, 5, 3, padding=1), conv(5, 6, 3, (2, 1), 1), conv(6, 6, 5, 3, 2)],
-        "pooled": [conv(3, 4, 3, padding=1), MaxPool2d(2), conv(4, 5, 3, padding=1), nn.Flatten()],
-        "shortcut": [conv(3, 4, 3, padding=1), Shortcut((2, 3), 1, 0), conv(5, 5, 3, padding=1)],
-        "around a stride": [
-            conv(3, 2, 3, padding=1),
-            Residual({"a": conv(2, 4, 3, 2, 1)}, same, {"s": Shortcut((2, 2), 1, 1)}),
-            Residual({}, copy.deepcopy(same), {}),
-            Residual({"a": conv(4, 4, 1)}, conv(4, 4, 5, padding=2), {"b": conv(4, 4, 3, padding=1)}),
-        ],
-    }
-
-
-@pytest.mark.parametrize("name", rows_of_convolutions())
-def test_planes_between_convolutions(name: str, isa: str) -> None:
-    plain = nn.Sequential(*rows_of_convolutions()[name]).eval().requires_grad_(False)
-    made = PackedSequential(dict(plain.named_children())).eval()
-    assert [run[:2] for run in made.runs] == [(0, len(plain))]
-    for shape in ((1, 3, 8, 8), (3, 3, 7, 9), (1, 3, 33, 18), (2, 3, 6, 40), (0, 3, 8, 8)):
-        x = torch.randn(shape)
-        assert torch.equal(made(x), plain(x))
-    x = torch.randn(2, 3, 9, 11)
-    x[0, 1, 4, 5], x[1, 2, 0, 0] = float("inf"), float("nan")
-    torch.testing.assert_close(made(x), plain(x), equal_nan=True, rtol=0, atol=0)
-
-
-def test_planes_by_two_threads(isa: str) -> None:
-    plain = nn.Sequential(*rows_of_convolutions()["around a stride"]).eval().requires_grad_(False)
-    made, before = PackedSequential(dict(plain.named_children())).eval(), torch.get_num_threads()
-    x = torch.randn(2, 3, 90, 70)
-    expected = plain(x)
-    try:
-        torch.set_num_threads(2)
-        assert torch.equal(made(x), expected)
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_planes_are_no_ones_but_the_calls(isa: str) -> None:
-    """Neither a result nor what a thread keeps for the next call is one that a caller still has."""
-    plain = nn.Sequential(*rows_of_convolutions()["around a stride"]).eval().requires_grad_(False)
-    made, x = PackedSequential(dict(plain.named_children())).eval(), torch.randn(2, 3, 8, 8)
-    first, expected = made(x), plain(x)
-    made(torch.randn(2, 3, 8, 8)), made(torch.randn(1, 3, 20, 20))
-    assert torch.equal(first, expected)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_shortcut(dtype: torch.dtype, channels_last: bool, isa: str) -> None:
