@@ -16,11 +16,6 @@ Ints sizes_of(const Images& x) {
   return planes ? planes->sizes() : crest::sizes_of(std::get<Tensor>(x));
 }
 
-const Tensor& like(const Images& x) {
-  const auto* planes = std::get_if<SparsePlanes>(&x);
-  return planes ? planes->like() : std::get<Tensor>(x);
-}
-
 // The tensors and numbers of the layers, each taken once and in order.
 class Steps {
  public:
@@ -92,7 +87,7 @@ struct Where {
 };
 
 Images convolution(const Images& x, SparseConv2dCall call, const std::optional<Images>& addend) {
-  if (addend) call.check_addend(like(x), like(*addend), sizes_of(*addend));
+  if (addend) call.check_addend(like_of(x), like_of(*addend), sizes_of(*addend));
   if (auto planes = SparsePlanes::convolved(x, call, addend ? &*addend : nullptr)) return *std::move(planes);
   return run_sparse_conv2d(tensor_of(x), std::move(call), addend ? std::optional(tensor_of(*addend)) : std::nullopt);
 }
@@ -113,8 +108,8 @@ Images layer(const Images& given, Steps& steps) {
       const Text activation = steps.activation();
       const Ints sizes = sizes_of(given);
       CREST_CHECK(sizes.size() == 4, "sparse_conv2d: x must have 4 dimensions, got ", List{sizes});
-      SparseConv2dCall call(like(given), sizes, values, columns, starts, shape, bias, stride, padding, dilation, groups,
-                            activation);
+      SparseConv2dCall call(like_of(given), sizes, values, columns, starts, shape, bias, stride, padding, dilation,
+                            groups, activation);
       return convolution(given, std::move(call), steps.addend());
     }
     case 8: steps.keep(given); return given;

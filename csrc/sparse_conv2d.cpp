@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <vector>
 
 #include "aten.h"
 #include "cuda_device.h"
@@ -29,8 +28,6 @@ void check_list(const char* arg, const Ints& list, size_t size, int64_t least) {
   CREST_CHECK(lowest >= least, op, ": ", arg, " must be at least ", least, ", got ", lowest);
 }
 
-Tensor in_order(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
 void run(const SparseConv2d& a, const Tensor& x);  // where it is
 
 }  // namespace
@@ -40,7 +37,7 @@ SparseConv2dCall::SparseConv2dCall(const Tensor& x, const Ints& sizes, const Ten
                                    const Tensor& starts, const Ints& weight_shape, const std::optional<Tensor>& bias,
                                    const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups,
                                    const Text& activation)
-    : values_(in_order(values)), columns_(in_order(columns)), starts_(in_order(starts)) {
+    : values_(in_format(values, false)), columns_(in_format(columns, false)), starts_(in_format(starts, false)) {
   check_list("weight_shape", weight_shape, 4, 1);
   check_list("stride", stride, 2, 1);
   check_list("padding", padding, 2, 0);
@@ -76,7 +73,7 @@ SparseConv2dCall::SparseConv2dCall(const Tensor& x, const Ints& sizes, const Ten
   a.relu = activation == "relu";
   a.values = values_.const_data_ptr(), a.columns = columns_.const_data_ptr<uint8_t>();
   a.starts = starts_.const_data_ptr<int32_t>();
-  if (bias) bias_ = in_order(*bias), a.bias = bias_->const_data_ptr<float>();
+  if (bias) bias_ = in_format(*bias, false), a.bias = bias_->const_data_ptr<float>();
 }
 
 void SparseConv2dCall::check_addend(const Tensor& x, const Tensor& addend, const Ints& sizes) const {
@@ -96,6 +93,27 @@ Tensor sparse_conv2d(const Tensor& x, const Tensor& values, const Tensor& column
       addend);
 }
 
+// f(room, begin, end) for parts of [0, items), each of `numbers`; room is for the order of lanes to be changed.
+template <class F>
+void for_planes(const ConvPlanes& p, int64_t items, int64_t numbers, const F& f) {
+  torch::stable::parallel_for(0, items, 1 + (1 << 15) / numbers, [&](int64_t begin, int64_t end) {
+    const std::unique_ptr<float[]> room(new float[p.neighbours ? 0 : p.flat]);
+    f(room.get(), begin, end);
+  });
+}
+
+void pack_planes(const SparseConv2d& a, const ConvPlanes& p, float* planes) {
+  const auto pack = CREST_KERNEL(sparse_conv2d_pack);
+  for_planes(p, a.c * p.phases[0] * p.phases[1], p.x_plane,
+             [&](float* room, int64_t begin, int64_t end) { pack(a, p, planes, room, begin, end); });
+}
+
+void unpack_planes(const SparseConv2d& a, const ConvPlanes& p, const float* planes) {
+  const auto unpack = CREST_KERNEL(sparse_conv2d_unpack);
+  for_planes(p, a.m, p.y_plane,
+             [&](float* room, int64_t begin, int64_t end) { unpack(a, p, planes, room, begin, end); });
+}
+
 void multiply_planes(const SparseConv2d& a, const ConvPlanes& p, const float* x, float* y, const bool* kept) {
   const Numbers to = distances(a, p), work = work_before(a);
   const ConvProduct product{p, x, y, to.get(), work.get(), kept};
@@ -108,10 +126,10 @@ void multiply_planes(const SparseConv2d& a, const ConvPlanes& p, const float* x,
 Tensor run_sparse_conv2d(const Tensor& x, SparseConv2dCall call, const std::optional<Tensor>& addend) {
   SparseConv2d& a = call.a;
   std::optional<Tensor> more;
-  if (addend) call.check_addend(x, *addend, sizes_of(*addend)), more = in_order(*addend);
+  if (addend) call.check_addend(x, *addend, sizes_of(*addend)), more = in_format(*addend, false);
   Tensor y = aten::empty(x, {a.n, a.m, a.oh, a.ow});
   if (y.numel() == 0) return y;
-  const Tensor in = in_order(x);
+  const Tensor in = in_format(x, false);
   a.x = in.const_data_ptr<float>(), a.y = y.mutable_data_ptr<float>();
   a.addend = more ? more->const_data_ptr<float>() : nullptr;
   run(a, in);
@@ -131,19 +149,11 @@ int64_t images_at_once(SparseConv2d a) {
 }
 
 void run_on_cpu(const SparseConv2d& a, const ConvPlanes& p, float* planes) {
-  const int64_t x_planes = a.c * p.phases[0] * p.phases[1], flat = p.neighbours ? 0 : p.flat;
-  float* y = p.in_place ? a.y : planes + x_planes * p.x_plane;
-  if (!p.in_place)
-    for_planes(x_planes, p.x_plane, flat,
-               [&, pack = CREST_KERNEL(sparse_conv2d_pack)](float* room, int64_t begin, int64_t end) {
-                 pack(a, p, planes, room, begin, end);
-               });
-  multiply_planes(a, p, p.in_place ? a.x : planes, y, nullptr);
-  if (!p.in_place && !p.to_y)
-    for_planes(a.m, p.y_plane, flat,
-               [&, unpack = CREST_KERNEL(sparse_conv2d_unpack)](float* room, int64_t begin, int64_t end) {
-                 unpack(a, p, y, room, begin, end);
-               });
+  if (p.in_place) return multiply_planes(a, p, a.x, a.y, nullptr);
+  float* y = planes + a.c * p.phases[0] * p.phases[1] * p.x_plane;
+  pack_planes(a, p, planes);
+  multiply_planes(a, p, planes, y, nullptr);
+  if (!p.to_y) unpack_planes(a, p, y);
 }
 
 void on_cpu(SparseConv2d a, const Tensor&) {

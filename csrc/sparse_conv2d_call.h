@@ -1,8 +1,5 @@
 #pragma once
 // A call of sparse_conv2d that has been checked: what both ways to hold x, a tensor and planes, begin with.
-#include <torch/csrc/stable/ops.h>
-
-#include <memory>
 #include <optional>
 
 #include "conv_host.h"
@@ -31,16 +28,9 @@ class SparseConv2dCall {
 
 Tensor run_sparse_conv2d(const Tensor& x, SparseConv2dCall call, const std::optional<Tensor>& addend);
 
-// Filters times planes of x, into those of y, on torch's threads; `kept` as in ConvProduct.
+// On torch's threads: planes of x, filters times these, with `kept` as in ConvProduct, and y of planes.
+void pack_planes(const SparseConv2d& a, const ConvPlanes& p, float* planes);
 void multiply_planes(const SparseConv2d& a, const ConvPlanes& p, const float* x, float* y, const bool* kept);
-
-// f(room, begin, end) for parts of [0, items), each of which has so many `numbers`; room is of `flat` numbers.
-template <class F>
-void for_planes(int64_t items, int64_t numbers, int64_t flat, const F& f) {
-  torch::stable::parallel_for(0, items, 1 + (1 << 15) / numbers, [&](int64_t begin, int64_t end) {
-    const std::unique_ptr<float[]> room(new float[flat]);
-    f(room.get(), begin, end);
-  });
-}
+void unpack_planes(const SparseConv2d& a, const ConvPlanes& p, const float* planes);
 
 }  // namespace crest

@@ -17,6 +17,15 @@ inline int64_t room_for_planes(const SparseConv2d& a, const ConvPlanes& p) {
   return a.c * p.phases[0] * p.phases[1] * p.x_plane + a.m * p.y_plane;
 }
 
+// Images as they are, to be packed into planes that layers pass on, or unpacked: of so many channels as c or m says.
+inline SparseConv2d copy_of_images(int64_t n, int64_t h, int64_t w) {
+  SparseConv2d a{};
+  a.n = n, a.h = a.oh = h, a.w = a.ow = w;
+  a.kh = a.kw = a.groups = 1;
+  for (int i = 0; i < 2; ++i) a.stride[i] = a.dilation[i] = 1;
+  return a;
+}
+
 using Numbers = std::unique_ptr<int64_t[]>;
 
 // (k,): how far from an output's place the number is that each column meets. None where columns are planes.

@@ -1,7 +1,5 @@
 #include "sparse_planes.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <vector>
 
@@ -28,17 +26,20 @@ Tensor tensor_of(const Images& x) {
   return planes ? planes->tensor() : std::get<Tensor>(x);
 }
 
+const Tensor& like_of(const Images& x) {
+  const auto* planes = std::get_if<SparsePlanes>(&x);
+  return planes ? planes->like() : std::get<Tensor>(x);
+}
+
 struct SparsePlanes::Frame {
-  SparseConv2d images;  // n, h and w; for one channel that is copied
+  SparseConv2d images;
   ConvPlanes planes;
   int64_t margin;
   Isa isa;
   std::unique_ptr<bool[]> kept;
 
-  Frame(int64_t n, int64_t h, int64_t w, int64_t zeros) : images{}, planes{}, margin(zeros), isa(active_isa()) {
-    images.n = n, images.h = images.oh = h, images.w = images.ow = w;
-    images.kh = images.kw = images.groups = 1;
-    for (int i = 0; i < 2; ++i) images.stride[i] = images.dilation[i] = 1;
+  Frame(int64_t n, int64_t h, int64_t w, int64_t zeros)
+      : images(copy_of_images(n, h, w)), planes{}, margin(zeros), isa(active_isa()) {
     CREST_KERNEL(sparse_planes_plan)(images, margin, planes);
     kept.reset(new bool[static_cast<size_t>(planes.x_plane - 2 * planes.edge)]);
     CREST_KERNEL(sparse_planes_kept)(images, planes, kept.get());
@@ -58,15 +59,14 @@ struct SparsePlanes::Frame {
 
 std::optional<SparsePlanes> SparsePlanes::convolved(const Images& x, SparseConv2dCall& call, const Images* addend) {
   const SparseConv2d& a = call.a;
-  if (a.n * a.oh * a.ow == 0) return std::nullopt;
   const auto* planes = std::get_if<SparsePlanes>(&x);
   if (planes && keeps_size(a) && margin_of(a) <= planes->frame_->margin && stays(a, addend))
     return planes->same(call, addend);
-  if (!planes && std::get<Tensor>(x).is_cuda()) return std::nullopt;
+  if (a.kh * a.kw == 1 || a.n * a.oh * a.ow == 0 || like_of(x).is_cuda()) return std::nullopt;
   ConvPlanes p;
   CREST_KERNEL(sparse_conv2d_plan)(a, p);
-  if (!p.neighbours || p.unmoved || room_for_planes(a, p) > cached_numbers) return std::nullopt;
-  const Tensor tensor = planes ? planes->tensor() : std::get<Tensor>(x);
+  if (!p.neighbours || room_for_planes(a, p) > cached_numbers) return std::nullopt;
+  const Tensor tensor = tensor_of(x);
   if (keeps_size(a)) return SparsePlanes(tensor, Frame::of(a.n, a.h, a.w, margin_of(a))).same(call, addend);
   // Its results lie as planes do that are passed on, if there are as many zeros to have right of them as below. With
   // more padding than the kernel looks beyond a row, there are none: the ends of rows are the beginnings of others.
@@ -89,12 +89,10 @@ SparsePlanes::SparsePlanes(Tensor like, std::shared_ptr<const Frame> frame, int6
 
 SparsePlanes::SparsePlanes(const Tensor& x, std::shared_ptr<const Frame> frame)
     : SparsePlanes(x, std::move(frame), x.size(1)) {
-  const Tensor in = x.is_contiguous() ? x : torch::stable::contiguous(x);
+  const Tensor in = in_format(x, false);
   SparseConv2d a = frame_->images;
   a.c = channels_, a.x = in.const_data_ptr<float>();
-  for_planes(channels_, frame_->planes.x_plane, 0, [&](float*, int64_t begin, int64_t end) {
-    CREST_KERNEL(sparse_conv2d_pack)(a, frame_->planes, results(), nullptr, begin, end);
-  });
+  pack_planes(a, frame_->planes, results());
 }
 
 float* SparsePlanes::results() const { return room_->planes.data() + frame_->planes.edge; }
@@ -107,9 +105,7 @@ Tensor SparsePlanes::tensor() const {
   a.m = channels_;
   Tensor y = aten::empty(like_, sizes());
   a.y = y.mutable_data_ptr<float>();
-  for_planes(channels_, frame_->planes.x_plane, 0, [&](float*, int64_t begin, int64_t end) {
-    CREST_KERNEL(sparse_conv2d_unpack)(a, frame_->planes, results(), nullptr, begin, end);
-  });
+  unpack_planes(a, frame_->planes, results());
   room_->tensor = y;
   return y;
 }
@@ -134,7 +130,7 @@ SparsePlanes SparsePlanes::shortcut(const Ints& stride, const Ints& channels) co
   float* const to = y.room_->planes.data();
   std::fill_n(to, channels[0] * p.x_plane, 0.0f);
   std::fill_n(to + (channels[0] + channels_) * p.x_plane, channels[1] * p.x_plane, 0.0f);
-  CREST_KERNEL(sparse_conv2d_pack)(a, p, y.results() + channels[0] * p.x_plane, nullptr, 0, channels_);
+  pack_planes(a, p, y.results() + channels[0] * p.x_plane);
   return y;
 }
 
@@ -149,13 +145,10 @@ SparsePlanes SparsePlanes::same(SparseConv2dCall& call, const Images* addend) co
 SparsePlanes SparsePlanes::strided(const Tensor& x, SparseConv2dCall& call, ConvPlanes p, const Images* addend) {
   SparseConv2d& a = call.a;
   SparsePlanes y(x, Frame::of(a.n, a.oh, a.ow, p.qw - a.ow), a.m);
-  const Tensor in = x.is_contiguous() ? x : torch::stable::contiguous(x);
-  const int64_t count = a.c * p.phases[0] * p.phases[1];
-  Scratch planes(count * p.x_plane);
+  const Tensor in = in_format(x, false);
+  Scratch planes(a.c * p.phases[0] * p.phases[1] * p.x_plane);
   a.x = in.const_data_ptr<float>();
-  for_planes(count, p.x_plane, 0, [&](float*, int64_t begin, int64_t end) {
-    CREST_KERNEL(sparse_conv2d_pack)(a, p, planes.data(), nullptr, begin, end);
-  });
+  pack_planes(a, p, planes.data());
   p.y_plane = y.frame_->planes.y_plane, p.in_place = true;
   y.multiply(call, p, planes.data(), addend);
   return y;
@@ -167,7 +160,7 @@ void SparsePlanes::multiply(SparseConv2dCall& call, const ConvPlanes& p, const f
     if (const auto* planes = std::get_if<SparsePlanes>(addend); planes && planes->frame_ == frame_)
       more = *planes;
     else
-      more = SparsePlanes(planes ? planes->tensor() : std::get<Tensor>(*addend), frame_);
+      more = SparsePlanes(tensor_of(*addend), frame_);
   }
   call.a.y = results(), call.a.addend = more ? more->results() : nullptr;
   multiply_planes(call.a, p, x, call.a.y, frame_->kept.get());

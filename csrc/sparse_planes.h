@@ -45,6 +45,7 @@ class SparsePlanes {
 };
 
 Tensor tensor_of(const Images& x);
+const Tensor& like_of(const Images& x);  // of its dtype and on its device
 
 // nn.Shortcut: every so many rows and columns, and channels of zeros before and behind.
 Images shortcut(const Images& x, const Ints& stride, const Ints& channels);

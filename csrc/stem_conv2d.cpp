@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "aten.h"
 #include "conv_host.h"
 #include "cuda_device.h"
 #include "inference.h"
@@ -74,9 +73,9 @@ Tensor stem_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Te
 
 namespace {
 
-void on_cpu(const StemConv2d& a, const Tensor& y) {
-  Tensor packed = aten::empty(y, {a.panels(), a.taps(), stem_outputs});  // Scratch is the window's
-  float* p = packed.mutable_data_ptr<float>();
+void on_cpu(const StemConv2d& a) {
+  Scratch packed(a.panels() * a.taps() * stem_outputs);
+  float* p = packed.data();
   CREST_KERNEL(stem_conv2d_pack)(a, p, 0, a.panels());
   const auto kernel = CREST_KERNEL(stem_conv2d);
   torch::stable::parallel_for(0, a.n * a.out_h, 1 + (1 << 18) / (a.out_w * a.taps() * a.m),
@@ -86,11 +85,11 @@ void on_cpu(const StemConv2d& a, const Tensor& y) {
                               });
 }
 
-void run(const StemConv2d& a, const Tensor& y) {
+void run(const StemConv2d& a, [[maybe_unused]] const Tensor& y) {
 #ifdef CREST_CUDA
   if (y.is_cuda()) return cuda::stem_conv2d(a, CudaDevice(y).stream());
 #endif
-  on_cpu(a, y);
+  on_cpu(a);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&stem_conv2d)); }

@@ -107,10 +107,7 @@ void soft_threshold(const Case& c) {
 
 // The same of planes that layers pass on, to such planes.
 void in_planes(SparseConv2d a) {
-  SparseConv2d images{};
-  images.n = a.n, images.h = images.oh = a.h, images.w = images.ow = a.w;
-  images.kh = images.kw = images.groups = 1;
-  for (int i = 0; i < 2; ++i) images.stride[i] = images.dilation[i] = 1;
+  SparseConv2d images = copy_of_images(a.n, a.h, a.w);
   ConvPlanes p;
   sparse_planes_plan(images, std::max(a.padding[0], a.padding[1]) + 1, p);
   std::unique_ptr<bool[]> kept(new bool[static_cast<size_t>(p.x_plane - 2 * p.edge)]);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -54,7 +55,7 @@ class PackedSequential(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         for begin, end, steps, within, places, _ in self.runs:
             if not steps or any([layer._forward_hooks or layer._forward_pre_hooks for layer in within]):  # noqa: C419 (faster)
-                for layer in list(self._modules.values())[begin:end]:
+                for layer in islice(self, begin, end):
                     x = layer(x)
             else:
                 x = packed_sequential(x, [layer.__dict__[kind][name] for layer, kind, name in places], steps)
