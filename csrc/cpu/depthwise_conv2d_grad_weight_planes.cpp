@@ -1,8 +1,10 @@
 // Where channels do not come last: a register holds neighbours of a row, and each tap has a register of sums.
 #include "../depthwise_conv2d_grad_weight.h"
 #include "depthwise_band.h"
+#include "depthwise_pairs.h"
 #include "depthwise_rows.h"
 #include "depthwise_taps.h"
+#include "transpose.h"
 
 namespace crest::CREST_ISA {
 namespace {
@@ -56,8 +58,37 @@ inline void add(const DepthwiseConv2dGradWeight& a, const T* grad, const T* x, V
     }
 }
 
+// Small planes, by Pairs.
+template <int K, class Pairs>
+void paired_planes(const DepthwiseConv2dGradWeight& a, const Pairs& pairs, int64_t begin, int64_t end) {
+  using V = Vec<float>;
+  const int64_t size = a.h * a.w, out_size = a.out_h * a.out_w;
+  for (int64_t o = begin; o < end; ++o) {
+    const float* grad = static_cast<const float*>(a.grad) + o * out_size;
+    const float* x = static_cast<const float*>(a.x) + o / a.multiplier * size;
+    V sum[K * K] = {};
+    for (int64_t n = 0; n < a.n; ++n, grad += a.c * a.multiplier * out_size, x += a.c * size) {
+      // Those of the next channel, which are elsewhere for each image.
+      for (int64_t i = 0; i < size; i += V::width) prefetch<0>(x + size + i);
+      for (int64_t i = 0; i < out_size; i += V::width) prefetch<0>(grad + out_size + i);
+      V g[Pairs::pairs];
+      unroll<Pairs::pairs>([&](auto t) CREST_INLINE { g[t] = pairs.load(grad, t); });
+      pairs.add_products(x, g, sum);
+    }
+    float* y = static_cast<float*>(a.grad_weight) + o * K * K;
+    for (int t = 0; t < K * K; t += V::width) {
+      const V some = sums<float>([&](int i) { return t + i < K * K ? sum[t + i] : V::zero(); });
+      store_first(some, y + t, min(K * K - t, V::width));
+    }
+  }
+}
+
 template <class T, int K, int S>
 void planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
+  if constexpr (sizeof(T) == sizeof(float))
+    if (with_pairs<K, S>(a.h, a.w, a.out_h, a.out_w, a.top, a.left,
+                         [&](const auto& pairs) { paired_planes<K>(a, pairs, begin, end); }))
+      return;
   [[maybe_unused]] Band<Acc<T>, K, S> band;
   for (int64_t o = begin; o < end; ++o) {
     Vec<Acc<T>> sum[K * K] = {};

@@ -1,8 +1,10 @@
 // Where channels do not come last: a register holds neighbours of a row.
 #include "depthwise_activation.h"
 #include "depthwise_band.h"
+#include "depthwise_pairs.h"
 #include "depthwise_rows.h"
 #include "depthwise_spread.h"
+#include "depthwise_spread_rows.h"
 #include "depthwise_taps.h"
 #include "depthwise_turned.h"
 
@@ -58,10 +60,45 @@ inline void tiles(const Plane<T>& plane, const Band<Acc<T>, K, S>& band, const V
   });
 }
 
+// Small planes, by Pairs.
+template <int K, class Pairs>
+void paired_planes(const DepthwiseConv2d& a, const Pairs& pairs, int64_t begin, int64_t end) {
+  using V = Vec<float>;
+  const Activation activation = a.activation;
+  const int64_t channels = a.out_c, size = a.h * a.w, out_size = a.out_h * a.out_w;
+  const bool flip = a.flip;
+  const float *x = static_cast<const float*>(a.x) + begin * size, *all = static_cast<const float*>(a.weight);
+  const float* bias = static_cast<const float*>(a.bias);
+  float* y = static_cast<float*>(a.y) + begin * out_size;
+  int64_t channel = begin % channels;
+  for (int64_t o = begin; o < end; ++o, x += size, y += out_size) {
+    const float* taps = all + channel * K * K;
+    V weight[K * K], sum[Pairs::pairs];
+    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::all(taps[flip ? K * K - 1 - t : t]); });
+    for (V& v : sum) v = V::all(bias ? bias[channel] : 0);
+    pairs.convolve(x, weight, sum);
+    unroll<Pairs::pairs>([&](auto t) CREST_INLINE { pairs.store(activate(sum[t], activation), y, t); });
+    if (++channel == channels) channel = 0;
+  }
+}
+
 // Floats need no band.
 template <int K, int S>
 void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   using V = Vec<float>;
+  if (a.in_c == a.out_c && a.spread_h == 1 &&
+      with_pairs<K, S>(a.h, a.w, a.out_h, a.out_w, a.top, a.left,
+                       [&](const auto& pairs) { paired_planes<K>(a, pairs, begin, end); }))
+    return;
+  if constexpr (S == 1)
+    if (a.spread_h == 2 && with_spread_rows<K>(a.h, a.w, a.out_h, a.out_w, a.top, a.left, [&](auto& rows) {
+          for (int64_t o = begin; o < end; ++o) {
+            const Plane<float> plane(a, o);
+            const auto weight = [&](int t) { return plane.weight[a.flip ? K * K - 1 - t : t]; };
+            rows(plane.x, weight, V::all(plane.bias), a.activation, plane.y);
+          }
+        }))
+      return;
   while (a.in_c == a.out_c && a.spread_h == 1 && begin < end) {
     const int64_t last = min(end, (begin / a.out_c + 1) * a.out_c);  // of the image
     if (last - begin < V::width || !turned_planes<K, S>(a, begin, last)) break;

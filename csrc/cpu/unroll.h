@@ -86,6 +86,7 @@ class Lanes<Vec<float>> {
   Lanes() = default;
   Lanes(int64_t first, int64_t last) : mask_(static_cast<__mmask16>(before(last) & ~before(first))) {}
   Vec<float> load(const float* p) const { return {(Vec<float>::Register)_mm512_maskz_loadu_ps(mask_, p)}; }
+  void store(Vec<float> v, float* p) const { _mm512_mask_storeu_ps(p, mask_, (__m512)v.v); }
 
  private:
   static uint32_t before(int64_t lane) { return (1u << min(max(lane, int64_t{0}), int64_t{16})) - 1; }

@@ -87,6 +87,36 @@ def test_small_images_of_many_channels(data: Any) -> None:
         _C.set_active_isa(before)
 
 
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_small_planes(data: Any) -> None:
+    """Which have two rows in a register, or one of the gradient, between planes that are NaN; kernels as they occur."""
+    draw, before = data.draw, _C.active_isa()
+    c, size, kernel, stride = (draw(st.sampled_from(s)) for s in ((1, 3, 20), range(2, 18), (3, 5), (1, 2)))
+    same = max((-(-size // stride) - 1) * stride + kernel - size, 0)  # TensorFlow's padding, or torch's
+    pads = draw(st.sampled_from([(same // 2, same - same // 2) * 2, (kernel // 2,) * 4]))
+    torch.manual_seed(0)
+    x, weight, bias = torch.full((3, c, size, size), float("nan")), torch.randn(c, 1, kernel, kernel), torch.randn(c)
+    x[1] = torch.randn(c, size, size)
+    wide = F.pad(x[1:2].double(), (pads[2], pads[3], pads[0], pads[1])).requires_grad_(), weight.double()
+    expected = F.conv2d(wide[0], wide[1].requires_grad_(), bias.double(), stride, groups=c)
+    grad = torch.randn(expected.shape)
+    exact_x, exact_weight = torch.autograd.grad(expected, wide, grad.double())
+    whole = torch.full((3, *grad.shape[1:]), float("nan"))
+    whole[1] = grad
+    activation = draw(st.sampled_from(["none", "relu", "relu6"]))
+    activated = {"none": expected, "relu": expected.relu(), "relu6": F.relu6(expected)}[activation].detach()
+    _C.set_active_isa(draw(st.sampled_from(_C.available_isas())))
+    try:
+        close(depthwise_conv2d(x, weight, bias, stride, pads, 1, activation)[1:2], activated, kernel**2)
+        grad_x = depthwise_conv2d_grad_x(whole, weight, x.shape[1:], stride, pads)[1:2]
+        close(grad_x, exact_x[..., pads[0] : pads[0] + size, pads[2] : pads[2] + size], kernel**2)
+        got = depthwise_conv2d_grad_weight(whole[1:2], x[1:2], kernel, stride, pads)
+        close(got, exact_weight, grad[0, 0].numel())
+    finally:
+        _C.set_active_isa(before)
+
+
 @formats
 @pytest.mark.parametrize("kernel", [3, 4])
 def test_keeps_the_memory_format(kernel: int, memory_format: torch.memory_format, isa: str) -> None:
