@@ -11,9 +11,10 @@ namespace {
 
 // `rows` rows of grad at once, so that a row of x, once loaded, meets all rows of the kernel.
 template <int K, int S, int rows, class T, class Source>
-CREST_INLINE inline void tile(const Source& source, const T* grad, int64_t out_w, int count, Vec<Acc<T>>* sum) {
+CREST_INLINE inline void tile(const Source& source, const T* grad, int64_t out_w, int count, Vec<Acc<T>>* sums) {
   using V = Vec<Acc<T>>;
-  V g[rows];
+  V sum[K * K], g[rows];  // a copy of the sums, which are in memory
+  unroll<K * K>([&](auto t) CREST_INLINE { sum[t] = sums[t]; });
   unroll<rows>([&](auto t) CREST_INLINE { g[t] = source.in_order(load_first<V>(grad + t * out_w, count)); });
   unroll<(rows - 1) * S + K>([&](auto row) CREST_INLINE {
     V x[K];
@@ -25,6 +26,7 @@ CREST_INLINE inline void tile(const Source& source, const T* grad, int64_t out_w
       });
     });
   });
+  unroll<K * K>([&](auto t) CREST_INLINE { sums[t] = sum[t]; });
 }
 
 // Planes of floats are read where they are.

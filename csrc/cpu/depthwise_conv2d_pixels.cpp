@@ -1,6 +1,7 @@
 // Where channels come last: a register holds neighbouring channels of a pixel. The last one begins early where they do
 // not fill it, so as to be whole.
 #include "depthwise_lines.h"
+#include "transpose.h"
 
 namespace crest::CREST_ISA {
 namespace {
@@ -225,6 +226,11 @@ void depthwise_conv2d_pack(const DepthwiseConv2d& a, void* packed, int64_t begin
     using T = typename decltype(type)::type;
     const T* weight = static_cast<const T*>(a.weight);
     const int64_t taps = a.kh * a.kw, channels = max(a.in_c, a.out_c);
+    if constexpr (sizeof(T) == sizeof(float))
+      for (; begin + Vec<float>::width <= end; begin += Vec<float>::width)
+        turn<Vec<float>>(weight + begin * taps, taps, taps, [&](int64_t t) {
+          return static_cast<float*>(packed) + (a.flip ? taps - 1 - t : t) * channels + begin;
+        });
     for (int64_t t = 0; t < taps; ++t) {
       const T* from = weight + (a.flip ? taps - 1 - t : t);
       Acc<T>* to = static_cast<Acc<T>*>(packed) + t * channels;
