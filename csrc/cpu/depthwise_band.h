@@ -57,7 +57,8 @@ class Band {
   struct From {
     const A* data;
     CREST_INLINE static V in_order(V v) { return v; }
-    CREST_INLINE bool taps(int row, V* x) const {
+    template <int rows, int row>
+    CREST_INLINE bool taps(Index<row>, V* x) const {
       unroll<K>([&](auto s) CREST_INLINE { x[s] = tap(data, row, s); });
       return true;
     }

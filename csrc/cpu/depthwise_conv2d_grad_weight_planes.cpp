@@ -18,7 +18,7 @@ CREST_INLINE inline void tile(const Source& source, const T* grad, int64_t out_w
   unroll<rows>([&](auto t) CREST_INLINE { g[t] = source.in_order(load_first<V>(grad + t * out_w, count)); });
   unroll<(rows - 1) * S + K>([&](auto row) CREST_INLINE {
     V x[K];
-    if (!source.taps(row, x)) return;
+    if (!source.template taps<rows>(row, x)) return;
     unroll<K>([&](auto s) CREST_INLINE {
       unroll<rows>([&](auto t) CREST_INLINE {
         constexpr int r = row - t * S;
@@ -91,16 +91,18 @@ void planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
     if (with_pairs<K, S>(a.h, a.w, a.out_h, a.out_w, a.top, a.left,
                          [&](const auto& pairs) { paired_planes<K>(a, pairs, begin, end); }))
       return;
-  [[maybe_unused]] Band<Acc<T>, K, S> band;
+  Band<Acc<T>, K, S> band;
   for (int64_t o = begin; o < end; ++o) {
     Vec<Acc<T>> sum[K * K] = {};
     for (int64_t n = 0; n < a.n; ++n) {
       const T* grad = static_cast<const T*>(a.grad) + (n * a.c * a.multiplier + o) * a.out_h * a.out_w;
       const T* x = static_cast<const T*>(a.x) + (n * a.c + o / a.multiplier) * a.h * a.w;
       if constexpr (sizeof(T) == sizeof(float))
-        add<K, S>(a, grad, x, sum);
-      else
-        add<K, S>(a, grad, x, sum, band, n > 0);
+        if (few_missing<K, S>(a.h, a.out_h, a.top)) {
+          add<K, S>(a, grad, x, sum);
+          continue;
+        }
+      add<K, S>(a, grad, x, sum, band, n > 0);
     }
     T* y = static_cast<T*>(a.grad_weight) + o * K * K;
     for (int t = 0; t < K * K; ++t) narrow(sum[t].sum(), y[t]);

@@ -40,7 +40,7 @@ CREST_INLINE inline void tile(const Plane<T>& plane, const Source& source, const
   unroll<rows>([&](auto t) CREST_INLINE { sum[t] = V::all(plane.bias); });
   unroll<(rows - 1) * S + K>([&](auto row) CREST_INLINE {
     V x[K];
-    if (!source.taps(row, x)) return;
+    if (!source.template taps<rows>(row, x)) return;
     unroll<K>([&](auto s) CREST_INLINE {
       unroll<rows>([&](auto t) CREST_INLINE {
         constexpr int r = row - t * S;
@@ -82,14 +82,14 @@ void paired_planes(const DepthwiseConv2d& a, const Pairs& pairs, int64_t begin, 
   }
 }
 
-// Floats need no band.
+// Floats need no band; false if they do.
 template <int K, int S>
-void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+bool float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   using V = Vec<float>;
   if (a.in_c == a.out_c && a.spread_h == 1 &&
       with_pairs<K, S>(a.h, a.w, a.out_h, a.out_w, a.top, a.left,
                        [&](const auto& pairs) { paired_planes<K>(a, pairs, begin, end); }))
-    return;
+    return true;
   if constexpr (S == 1)
     if (a.spread_h == 2 && with_spread_rows<K>(a.h, a.w, a.out_h, a.out_w, a.top, a.left, [&](auto& rows) {
           for (int64_t o = begin; o < end; ++o) {
@@ -98,12 +98,13 @@ void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
             rows(plane.x, weight, V::all(plane.bias), a.activation, plane.y);
           }
         }))
-      return;
+      return true;
   while (a.in_c == a.out_c && a.spread_h == 1 && begin < end) {
     const int64_t last = min(end, (begin / a.out_c + 1) * a.out_c);  // of the image
     if (last - begin < V::width || !turned_planes<K, S>(a, begin, last)) break;
     begin = last;
   }
+  if (a.spread_h == 1 && !few_missing<K, S>(a.h, a.out_h, a.top)) return begin == end;
   for (int64_t o = begin; o < end; ++o) {
     const Plane<float> plane(a, o);
     V weight[K * K];
@@ -126,12 +127,13 @@ void float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
     };
     for_each_tile<V::width, tile_rows, true>(0, a.out_h, a.out_w, at);
   }
+  return true;
 }
 
 template <class T, int K, int S>
 void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   if constexpr (sizeof(T) == sizeof(float))
-    if (S == 2 || (a.spread_h == a.spread_w && a.spread_h <= 2)) return float_planes<K, S>(a, begin, end);
+    if ((S == 2 || (a.spread_h == a.spread_w && a.spread_h <= 2)) && float_planes<K, S>(a, begin, end)) return;
   using Part = Band<Acc<T>, K, S>;
   // Of small planes the next one is filled before this one is computed: what was just stored is slow to load.
   Part bands[2];

@@ -122,7 +122,7 @@ class Pairs<K, 1, rows> : public PairedRows<K, 1, rows> {
   // Rows `row` and row + 1 of x. Where two more follow, of which the last lanes get some, masks would only take time.
   template <int row>
   CREST_INLINE V pair(const float* from) const {
-    if constexpr (row >= 0 && row + 3 < rows) return V::load(from);
+    if constexpr (row >= 0 && row + 3 < rows) return held(V::load(from));
     const int there =
         (row >= 0 ? this->both_ : this->both_ & ~this->one_) & (row + 1 < rows ? this->both_ : this->one_);
     return {(V::Register)_mm512_maskz_loadu_ps(static_cast<__mmask16>(there), from)};

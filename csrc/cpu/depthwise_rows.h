@@ -9,6 +9,12 @@ namespace crest::CREST_ISA {
 // Rows of results that are summed at once.
 constexpr int tile_rows = register_count > 16 ? 7 : 4;
 
+// Whether so few rows are missing above and below, of h, as `Rows` allows for.
+template <int K, int S>
+constexpr bool few_missing(int64_t h, int64_t out_h, int64_t top) {
+  return top <= K / 2 && (out_h - 1) * S - top + K - h <= K / 2;
+}
+
 // What a register of results meets, whose first tap falls on (row, column) of the plane (h, w). `edge`: some of it may
 // lie beyond the left or the right.
 template <int K, int S, bool edge>
@@ -20,13 +26,16 @@ class Rows {
 
   CREST_INLINE Rows(const float* plane, int64_t h, int64_t w, int64_t row, int64_t column)
       : from_(plane + row * w + column), h_(h), w_(w), row_(row) {
-    if constexpr (edge)
-      unroll<loads>([&](auto i) CREST_INLINE { lanes_[i] = Lanes<V>(-column - offset(i), w - column - offset(i)); });
+    const Numbers there(-column, w - column);
+    if constexpr (edge) unroll<loads>([&](auto i) CREST_INLINE { lanes_[i] = there.from(offset(i)); });
   }
 
-  // The K taps in row p of the kernel, or of results further down; false if there is no such row.
-  CREST_INLINE bool taps(int p, V* x) const {
-    if (row_ + p < 0 || row_ + p >= h_) return false;
+  // The K taps in row p of the kernel, or of results further down, of which there are `rows`; false if there is no such
+  // row, which may be so of the first and the last K / 2.
+  template <int rows, int p>
+  CREST_INLINE bool taps(Index<p>, V* x) const {
+    if (p < K / 2 && row_ + p < 0) return false;
+    if (p > (rows - 1) * S + K / 2 && row_ + p >= h_) return false;
     const float* from = from_ + p * w_;
     if constexpr (S == 1) {
       unroll<K>([&](auto s) CREST_INLINE { x[s] = load(from, s); });
@@ -50,7 +59,7 @@ class Rows {
 
   CREST_INLINE V load(const float* from, int i) const {
     if constexpr (edge) return lanes_[i].load(from + offset(i));
-    return V::load(from + offset(i));
+    return held(V::load(from + offset(i)));
   }
 
   const float* from_;

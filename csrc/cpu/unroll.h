@@ -24,6 +24,18 @@ CREST_INLINE inline void unroll(const F& f) {
   unroll(f, std::make_integer_sequence<int, n>{});
 }
 
+// v, in a register. Compilers load what goes into several products again for each of them, which costs time where loads
+// go across cache lines.
+template <class V>
+CREST_INLINE inline V held(V v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v.v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v.v));
+#endif
+  return v;
+}
+
 // The first `count` lanes, and zeros.
 template <class V, class T>
 inline V load_first(const T* p, int count) {
@@ -80,17 +92,29 @@ template <class V>
 class Lanes;
 
 #if defined(__AVX512F__)
+inline uint64_t numbers_before(int64_t n) { return (uint64_t{1} << min(max(n, int64_t{0}), int64_t{63})) - 1; }
+
 template <>
 class Lanes<Vec<float>> {
  public:
   Lanes() = default;
-  Lanes(int64_t first, int64_t last) : mask_(static_cast<__mmask16>(before(last) & ~before(first))) {}
+  Lanes(int64_t first, int64_t last) : mask_(static_cast<__mmask16>(numbers_before(last) & ~numbers_before(first))) {}
+  explicit Lanes(uint64_t lanes) : mask_(static_cast<__mmask16>(lanes)) {}
   Vec<float> load(const float* p) const { return {(Vec<float>::Register)_mm512_maskz_loadu_ps(mask_, p)}; }
   void store(Vec<float> v, float* p) const { _mm512_mask_storeu_ps(p, mask_, (__m512)v.v); }
 
  private:
-  static uint32_t before(int64_t lane) { return (1u << min(max(lane, int64_t{0}), int64_t{16})) - 1; }
   __mmask16 mask_;
+};
+
+// Of the 63 numbers from some place on, the ones from `first` to before `last`: what registers hold of them.
+class Numbers {
+ public:
+  Numbers(int64_t first, int64_t last) : bits_(numbers_before(last) & ~numbers_before(first)) {}
+  Lanes<Vec<float>> from(int number) const { return Lanes<Vec<float>>(bits_ >> number); }
+
+ private:
+  uint64_t bits_;
 };
 #elif defined(__AVX2__)
 template <>
@@ -116,6 +140,17 @@ class Lanes<Vec<float>> {
     for (int64_t i = first_; i < last_; ++i) lanes[i] = p[i];
     return Vec<float>::load(lanes);
   }
+
+ private:
+  int64_t first_, last_;
+};
+#endif
+
+#if !defined(__AVX512F__)
+class Numbers {
+ public:
+  Numbers(int64_t first, int64_t last) : first_(first), last_(last) {}
+  Lanes<Vec<float>> from(int number) const { return Lanes<Vec<float>>(first_ - number, last_ - number); }
 
  private:
   int64_t first_, last_;
