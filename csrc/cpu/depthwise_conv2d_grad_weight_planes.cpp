@@ -85,30 +85,6 @@ void paired_planes(const DepthwiseConv2dGradWeight& a, const Pairs& pairs, int64
   }
 }
 
-template <class T, int K, int S>
-void planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
-  if constexpr (sizeof(T) == sizeof(float))
-    if (with_pairs<K, S>(a.h, a.w, a.out_h, a.out_w, a.top, a.left,
-                         [&](const auto& pairs) { paired_planes<K>(a, pairs, begin, end); }))
-      return;
-  Band<Acc<T>, K, S> band;
-  for (int64_t o = begin; o < end; ++o) {
-    Vec<Acc<T>> sum[K * K] = {};
-    for (int64_t n = 0; n < a.n; ++n) {
-      const T* grad = static_cast<const T*>(a.grad) + (n * a.c * a.multiplier + o) * a.out_h * a.out_w;
-      const T* x = static_cast<const T*>(a.x) + (n * a.c + o / a.multiplier) * a.h * a.w;
-      if constexpr (sizeof(T) == sizeof(float))
-        if (few_missing<K, S>(a.h, a.out_h, a.top)) {
-          add<K, S>(a, grad, x, sum);
-          continue;
-        }
-      add<K, S>(a, grad, x, sum, band, n > 0);
-    }
-    T* y = static_cast<T*>(a.grad_weight) + o * K * K;
-    for (int t = 0; t < K * K; ++t) narrow(sum[t].sum(), y[t]);
-  }
-}
-
 // Any kernel: one tap after the other.
 template <class T>
 void any_planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
@@ -130,6 +106,30 @@ void any_planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) 
         for (; j < columns.end; ++j, x += a.stride_w) one += widen(g[j]) * widen(*x);
       }
     narrow(many.sum() + one, static_cast<T*>(a.grad_weight)[u]);
+  }
+}
+
+template <class T, int K, int S>
+void planes(const DepthwiseConv2dGradWeight& a, int64_t begin, int64_t end) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (with_pairs<K, S>(a.h, a.w, a.out_h, a.out_w, a.top, a.left,
+                         [&](const auto& pairs) { paired_planes<K>(a, pairs, begin, end); }))
+      return;
+    if (!few_missing<K, S>(a.h, a.out_h, a.top)) return any_planes<T>(a, begin, end);
+  }
+  [[maybe_unused]] Band<Acc<T>, K, S> band;
+  for (int64_t o = begin; o < end; ++o) {
+    Vec<Acc<T>> sum[K * K] = {};
+    for (int64_t n = 0; n < a.n; ++n) {
+      const T* grad = static_cast<const T*>(a.grad) + (n * a.c * a.multiplier + o) * a.out_h * a.out_w;
+      const T* x = static_cast<const T*>(a.x) + (n * a.c + o / a.multiplier) * a.h * a.w;
+      if constexpr (sizeof(T) == sizeof(float))
+        add<K, S>(a, grad, x, sum);
+      else
+        add<K, S>(a, grad, x, sum, band, n > 0);
+    }
+    T* y = static_cast<T*>(a.grad_weight) + o * K * K;
+    for (int t = 0; t < K * K; ++t) narrow(sum[t].sum(), y[t]);
   }
 }
 

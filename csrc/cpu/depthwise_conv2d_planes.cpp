@@ -82,7 +82,7 @@ void paired_planes(const DepthwiseConv2d& a, const Pairs& pairs, int64_t begin, 
   }
 }
 
-// Floats need no band; false if they do.
+// Floats need no band. False where too many rows are missing for that, above or below.
 template <int K, int S>
 bool float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   using V = Vec<float>;
@@ -130,37 +130,6 @@ bool float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   return true;
 }
 
-template <class T, int K, int S>
-void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
-  if constexpr (sizeof(T) == sizeof(float))
-    if ((S == 2 || (a.spread_h == a.spread_w && a.spread_h <= 2)) && float_planes<K, S>(a, begin, end)) return;
-  using Part = Band<Acc<T>, K, S>;
-  // Of small planes the next one is filled before this one is computed: what was just stored is slow to load.
-  Part bands[2];
-  const bool small = a.out_h <= Part::most_rows && a.out_w <= Part::most_columns;
-  const auto fill = [&](Part& band, const Plane<T>& plane, int64_t i, int64_t rows, int64_t j, int64_t columns,
-                        bool again) {
-    band.fill(plane.x, {a.h, a.spread_h}, {a.w, a.spread_w}, a.top, a.left, i, rows, j, columns, again);
-  };
-  if (small && begin < end) fill(bands[begin % 2], Plane<T>(a, begin), 0, a.out_h, 0, a.out_w, false);
-  for (int64_t o = begin; o < end; ++o) {
-    const Plane<T> plane(a, o);
-    Vec<Acc<T>> weight[K * K];
-    for (int t = 0; t < K * K; ++t) weight[t] = Vec<Acc<T>>::all(widen(plane.weight[a.flip ? K * K - 1 - t : t]));
-    if (small) {
-      if (o + 1 < end) fill(bands[(o + 1) % 2], Plane<T>(a, o + 1), 0, a.out_h, 0, a.out_w, o > begin);
-      tiles<T, K, S>(plane, bands[o % 2], weight, a.out_h, a.out_w, plane.y);
-      continue;
-    }
-    for (int64_t j = 0; j < a.out_w; j += Part::most_columns)
-      for (int64_t i = 0; i < a.out_h; i += Part::most_rows) {
-        const int64_t rows = min(a.out_h - i, Part::most_rows), columns = min(a.out_w - j, Part::most_columns);
-        fill(bands[0], plane, i, rows, j, columns, false);
-        tiles<T, K, S>(plane, bands[0], weight, rows, columns, plane.y + i * a.out_w + j);
-      }
-  }
-}
-
 // Any kernel: one tap after the other, over a part of a row.
 template <class T>
 void any_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
@@ -199,6 +168,39 @@ void any_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
             0, count, [&](auto v, int64_t l) { activate(decltype(v)::load(sum + l), a.activation).store(y + l); });
       }
     }
+  }
+}
+
+template <class T, int K, int S>
+void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if ((S == 2 || (a.spread_h == a.spread_w && a.spread_h <= 2)) && float_planes<K, S>(a, begin, end)) return;
+    if constexpr (S == 2) return any_planes<T>(a, begin, end);
+  }
+  using Part = Band<Acc<T>, K, S>;
+  // Of small planes the next one is filled before this one is computed: what was just stored is slow to load.
+  Part bands[2];
+  const bool small = a.out_h <= Part::most_rows && a.out_w <= Part::most_columns;
+  const auto fill = [&](Part& band, const Plane<T>& plane, int64_t i, int64_t rows, int64_t j, int64_t columns,
+                        bool again) {
+    band.fill(plane.x, {a.h, a.spread_h}, {a.w, a.spread_w}, a.top, a.left, i, rows, j, columns, again);
+  };
+  if (small && begin < end) fill(bands[begin % 2], Plane<T>(a, begin), 0, a.out_h, 0, a.out_w, false);
+  for (int64_t o = begin; o < end; ++o) {
+    const Plane<T> plane(a, o);
+    Vec<Acc<T>> weight[K * K];
+    for (int t = 0; t < K * K; ++t) weight[t] = Vec<Acc<T>>::all(widen(plane.weight[a.flip ? K * K - 1 - t : t]));
+    if (small) {
+      if (o + 1 < end) fill(bands[(o + 1) % 2], Plane<T>(a, o + 1), 0, a.out_h, 0, a.out_w, o > begin);
+      tiles<T, K, S>(plane, bands[o % 2], weight, a.out_h, a.out_w, plane.y);
+      continue;
+    }
+    for (int64_t j = 0; j < a.out_w; j += Part::most_columns)
+      for (int64_t i = 0; i < a.out_h; i += Part::most_rows) {
+        const int64_t rows = min(a.out_h - i, Part::most_rows), columns = min(a.out_w - j, Part::most_columns);
+        fill(bands[0], plane, i, rows, j, columns, false);
+        tiles<T, K, S>(plane, bands[0], weight, rows, columns, plane.y + i * a.out_w + j);
+      }
   }
 }
 
