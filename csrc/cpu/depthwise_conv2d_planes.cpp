@@ -21,13 +21,20 @@ struct Plane {
   A bias;
 
   Plane(const DepthwiseConv2d& args, int64_t plane) : a(args) {
-    const int64_t o = plane % a.out_c, image = plane / a.out_c;
-    const int64_t fan_in = max(a.in_c / a.out_c, int64_t{1}), fan_out = max(a.out_c / a.in_c, int64_t{1});
-    x = static_cast<const T*>(a.x) + (image * a.in_c + o / fan_out * fan_in) * a.h * a.w;
+    const int64_t o = plane % a.out_c;
+    int64_t seen = plane, fan_in = 1;
+    if (a.in_c != a.out_c) {  // or small planes would wait for the divisions
+      fan_in = max(a.in_c / a.out_c, int64_t{1});
+      seen = plane / a.out_c * a.in_c + o / max(a.out_c / a.in_c, int64_t{1}) * fan_in;
+    }
+    x = static_cast<const T*>(a.x) + seen * a.h * a.w;
     weight = static_cast<const T*>(a.weight) + o * fan_in * a.kh * a.kw;
     y = static_cast<T*>(a.y) + plane * a.out_h * a.out_w;
     bias = a.bias ? widen(static_cast<const T*>(a.bias)[o]) : 0;
   }
+
+  // Of a kernel of so many taps.
+  CREST_INLINE A tap(int t, int taps) const { return widen(weight[a.flip ? taps - 1 - t : t]); }
 };
 
 // `rows` rows of the result at once, so that a row of x, once loaded, meets all rows of the kernel.
@@ -65,50 +72,42 @@ template <int K, class Pairs>
 void paired_planes(const DepthwiseConv2d& a, const Pairs& pairs, int64_t begin, int64_t end) {
   using V = Vec<float>;
   const Activation activation = a.activation;
-  const int64_t channels = a.out_c, size = a.h * a.w, out_size = a.out_h * a.out_w;
-  const bool flip = a.flip;
-  const float *x = static_cast<const float*>(a.x) + begin * size, *all = static_cast<const float*>(a.weight);
-  const float* bias = static_cast<const float*>(a.bias);
-  float* y = static_cast<float*>(a.y) + begin * out_size;
-  int64_t channel = begin % channels;
-  for (int64_t o = begin; o < end; ++o, x += size, y += out_size) {
-    const float* taps = all + channel * K * K;
+  for (int64_t o = begin; o < end; ++o) {
+    const Plane<float> plane(a, o);
     V weight[K * K], sum[Pairs::pairs];
-    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::all(taps[flip ? K * K - 1 - t : t]); });
-    for (V& v : sum) v = V::all(bias ? bias[channel] : 0);
-    pairs.convolve(x, weight, sum);
-    unroll<Pairs::pairs>([&](auto t) CREST_INLINE { pairs.store(activate(sum[t], activation), y, t); });
-    if (++channel == channels) channel = 0;
+    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::all(plane.tap(t, K * K)); });
+    for (V& v : sum) v = V::all(plane.bias);
+    pairs.convolve(plane.x, weight, sum);
+    unroll<Pairs::pairs>([&](auto t) CREST_INLINE { pairs.store(activate(sum[t], activation), plane.y, t); });
   }
 }
 
-// Floats need no band. False where too many rows are missing for that, above or below.
+// Floats need no band, unless too many rows are missing above or below. Returns the first plane that is left to do.
 template <int K, int S>
-bool float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
+int64_t float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   using V = Vec<float>;
   if (a.in_c == a.out_c && a.spread_h == 1 &&
       with_pairs<K, S>(a.h, a.w, a.out_h, a.out_w, a.top, a.left,
                        [&](const auto& pairs) { paired_planes<K>(a, pairs, begin, end); }))
-    return true;
+    return end;
   if constexpr (S == 1)
     if (a.spread_h == 2 && with_spread_rows<K>(a.h, a.w, a.out_h, a.out_w, a.top, a.left, [&](auto& rows) {
           for (int64_t o = begin; o < end; ++o) {
             const Plane<float> plane(a, o);
-            const auto weight = [&](int t) { return plane.weight[a.flip ? K * K - 1 - t : t]; };
-            rows(plane.x, weight, V::all(plane.bias), a.activation, plane.y);
+            rows(plane.x, [&](int t) { return plane.tap(t, K * K); }, V::all(plane.bias), a.activation, plane.y);
           }
         }))
-      return true;
+      return end;
   while (a.in_c == a.out_c && a.spread_h == 1 && begin < end) {
     const int64_t last = min(end, (begin / a.out_c + 1) * a.out_c);  // of the image
     if (last - begin < V::width || !turned_planes<K, S>(a, begin, last)) break;
     begin = last;
   }
-  if (a.spread_h == 1 && !few_missing<K, S>(a.h, a.out_h, a.top)) return begin == end;
+  if (a.spread_h == 1 && !few_missing<K, S>(a.h, a.out_h, a.top)) return begin;
   for (int64_t o = begin; o < end; ++o) {
     const Plane<float> plane(a, o);
     V weight[K * K];
-    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::all(plane.weight[a.flip ? K * K - 1 - t : t]); });
+    unroll<K * K>([&](auto t) CREST_INLINE { weight[t] = V::all(plane.tap(t, K * K)); });
     if constexpr (S == 1)
       if (a.spread_h == 2) {
         const SpreadPlane spread{plane.x, a.h, a.w, plane.y, a.out_h, a.out_w, V::all(plane.bias), a.activation};
@@ -127,7 +126,7 @@ bool float_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
     };
     for_each_tile<V::width, tile_rows, true>(0, a.out_h, a.out_w, at);
   }
-  return true;
+  return end;
 }
 
 // Any kernel: one tap after the other, over a part of a row.
@@ -174,7 +173,7 @@ void any_planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
 template <class T, int K, int S>
 void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   if constexpr (sizeof(T) == sizeof(float)) {
-    if ((S == 2 || (a.spread_h == a.spread_w && a.spread_h <= 2)) && float_planes<K, S>(a, begin, end)) return;
+    if (S == 2 || (a.spread_h == a.spread_w && a.spread_h <= 2)) begin = float_planes<K, S>(a, begin, end);
     if constexpr (S == 2) return any_planes<T>(a, begin, end);
   }
   using Part = Band<Acc<T>, K, S>;
@@ -189,7 +188,7 @@ void planes(const DepthwiseConv2d& a, int64_t begin, int64_t end) {
   for (int64_t o = begin; o < end; ++o) {
     const Plane<T> plane(a, o);
     Vec<Acc<T>> weight[K * K];
-    for (int t = 0; t < K * K; ++t) weight[t] = Vec<Acc<T>>::all(widen(plane.weight[a.flip ? K * K - 1 - t : t]));
+    for (int t = 0; t < K * K; ++t) weight[t] = Vec<Acc<T>>::all(plane.tap(t, K * K));
     if (small) {
       if (o + 1 < end) fill(bands[(o + 1) % 2], Plane<T>(a, o + 1), 0, a.out_h, 0, a.out_w, o > begin);
       tiles<T, K, S>(plane, bands[o % 2], weight, a.out_h, a.out_w, plane.y);

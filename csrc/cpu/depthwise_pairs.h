@@ -15,19 +15,14 @@ class PairedRows {
   static constexpr int pairs = (rows + 1) / 2;
 
   PairedRows(int64_t h, int64_t w, int64_t out_w, int64_t top, int64_t left)
-      : h_(h), w_(w), out_w_(out_w), top_(top), left_(left), both_(first(2 * out_w)), one_(first(out_w)) {}
+      : h_(h), w_(w), out_w_(out_w), top_(top), left_(left), both_(0, 2 * out_w), upper_(0, out_w) {}
 
   // Pair t of results.
-  CREST_INLINE V load(const float* y, int t) const {
-    return {(V::Register)_mm512_maskz_loadu_ps(lanes(t), y + 2 * t * out_w_)};
-  }
-  CREST_INLINE void store(V v, float* y, int t) const {
-    _mm512_mask_storeu_ps(y + 2 * t * out_w_, lanes(t), (__m512)v.v);
-  }
+  CREST_INLINE V load(const float* y, int t) const { return lanes(t).load(y + 2 * t * out_w_); }
+  CREST_INLINE void store(V v, float* y, int t) const { lanes(t).store(v, y + 2 * t * out_w_); }
 
  protected:
-  static __mmask16 first(int64_t lanes) { return static_cast<__mmask16>((1 << lanes) - 1); }
-  CREST_INLINE __mmask16 lanes(int t) const { return 2 * t + 1 < rows ? both_ : one_; }
+  CREST_INLINE const Lanes<V>& lanes(int t) const { return 2 * t + 1 < rows ? both_ : upper_; }
 
   // The lanes of a pair of results for which tap s in a row of the kernel falls on a number.
   __mmask16 seen(int64_t s) const {
@@ -60,7 +55,7 @@ class PairedRows {
   }
 
   const int64_t h_, w_, out_w_, top_, left_;
-  const __mmask16 both_, one_;
+  const Lanes<V> both_, upper_;
 };
 
 template <int K, int S, int rows>
@@ -75,7 +70,8 @@ class Pairs<K, 1, rows> : public PairedRows<K, 1, rows> {
   using V = Vec<float>;
   using Base::pairs;
 
-  Pairs(int64_t h, int64_t w, int64_t out_w, int64_t top, int64_t left) : Base(h, w, out_w, top, left) {
+  Pairs(int64_t h, int64_t w, int64_t out_w, int64_t top, int64_t left)
+      : Base(h, w, out_w, top, left), lower_(w, 2 * w) {
     for (int s = 0; s < K; ++s) seen_[s] = this->seen(s);
   }
   // Such planes keep their size.
@@ -123,9 +119,7 @@ class Pairs<K, 1, rows> : public PairedRows<K, 1, rows> {
   template <int row>
   CREST_INLINE V pair(const float* from) const {
     if constexpr (row >= 0 && row + 3 < rows) return held(V::load(from));
-    const int there =
-        (row >= 0 ? this->both_ : this->both_ & ~this->one_) & (row + 1 < rows ? this->both_ : this->one_);
-    return {(V::Register)_mm512_maskz_loadu_ps(static_cast<__mmask16>(there), from)};
+    return (row < 0 ? lower_ : row + 1 < rows ? this->both_ : this->upper_).load(from);
   }
 
   template <int lanes>
@@ -133,6 +127,7 @@ class Pairs<K, 1, rows> : public PairedRows<K, 1, rows> {
     return {(V::Register)_mm512_maskz_alignr_epi32(there, (__m512i)v.v, (__m512i)v.v, lanes & (V::width - 1))};
   }
 
+  Lanes<V> lower_;
   __mmask16 seen_[K];
 };
 

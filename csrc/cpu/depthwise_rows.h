@@ -26,7 +26,7 @@ class Rows {
 
   CREST_INLINE Rows(const float* plane, int64_t h, int64_t w, int64_t row, int64_t column)
       : from_(plane + row * w + column), h_(h), w_(w), row_(row) {
-    const Numbers there(-column, w - column);
+    const Stretch there(-column, w - column);
     if constexpr (edge) unroll<loads>([&](auto i) CREST_INLINE { lanes_[i] = there.from(offset(i)); });
   }
 

@@ -108,9 +108,9 @@ class Lanes<Vec<float>> {
 };
 
 // Of the 63 numbers from some place on, the ones from `first` to before `last`: what registers hold of them.
-class Numbers {
+class Stretch {
  public:
-  Numbers(int64_t first, int64_t last) : bits_(numbers_before(last) & ~numbers_before(first)) {}
+  Stretch(int64_t first, int64_t last) : bits_(numbers_before(last) & ~numbers_before(first)) {}
   Lanes<Vec<float>> from(int number) const { return Lanes<Vec<float>>(bits_ >> number); }
 
  private:
@@ -147,9 +147,9 @@ class Lanes<Vec<float>> {
 #endif
 
 #if !defined(__AVX512F__)
-class Numbers {
+class Stretch {
  public:
-  Numbers(int64_t first, int64_t last) : first_(first), last_(last) {}
+  Stretch(int64_t first, int64_t last) : first_(first), last_(last) {}
   Lanes<Vec<float>> from(int number) const { return Lanes<Vec<float>>(first_ - number, last_ - number); }
 
  private:

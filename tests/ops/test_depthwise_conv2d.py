@@ -15,6 +15,7 @@ from crest_ext import _C, depthwise_conv2d, depthwise_conv2d_grad_weight, depthw
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 formats = pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
+Pads = tuple[int, int, int, int]
 few = st.integers(1, 3)
 paddings = st.tuples(st.integers(0, 3), st.integers(0, 3)) | st.tuples(*[st.integers(0, 4)] * 4)
 
@@ -59,62 +60,52 @@ def test_any_shape(data: Any) -> None:
         _C.set_active_isa(before)
 
 
+def agree_between_nans(draw: Any, c: int, size: tuple[int, int], kernel: int, stride: int, pads: Pads) -> None:
+    """All three ops on an image between two that are NaN, with any format, activation and instruction set."""
+    before, memory_format = _C.active_isa(), draw(st.sampled_from(FORMATS))
+    activation = {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}
+    torch.manual_seed(0)
+    x, weight, bias = torch.full((3, c, *size), float("nan")), torch.randn(c, 1, kernel, kernel), torch.randn(c)
+    x[1] = torch.randn(c, *size)
+    wide = F.pad(x[1:2].double(), (*pads[2:], *pads[:2])).requires_grad_(), weight.double().requires_grad_()
+    expected = F.conv2d(*wide, bias.double(), stride, groups=c)
+    grad = torch.full((3, *expected.shape[1:]), float("nan"))
+    grad[1] = torch.randn(expected.shape[1:])
+    exact_x, exact_weight = torch.autograd.grad(expected, wide, grad[1:2].double())
+    x, grad = (t.contiguous(memory_format=memory_format) for t in (x, grad))
+    name = draw(st.sampled_from(sorted(activation)))
+    _C.set_active_isa(draw(st.sampled_from(_C.available_isas())))
+    try:
+        y = depthwise_conv2d(x, weight, bias, stride, pads, 1, name)[1:2]
+        close(y, activation[name](expected.detach()), kernel**2)
+        grad_x = depthwise_conv2d_grad_x(grad, weight, x.shape[1:], stride, pads)[1:2]
+        close(grad_x, exact_x[..., pads[0] : pads[0] + size[0], pads[2] : pads[2] + size[1]], kernel**2)
+        grad_weight = depthwise_conv2d_grad_weight(grad[1:2], x[1:2], kernel, stride, pads)
+        close(grad_weight, exact_weight, grad[0, 0].numel())
+    finally:
+        _C.set_active_isa(before)
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_small_images_of_many_channels(data: Any) -> None:
-    """Which are copied or turned first, some channels at a time, between images that are NaN."""
-    draw, before = data.draw, _C.active_isa()
+    """Which are copied or turned first, some channels at a time."""
+    draw = data.draw
     c, kernel, stride = draw(st.integers(8, 40) | st.integers(128, 150)), draw(st.sampled_from([3, 5])), draw(few)
     pads = draw(st.tuples(*[st.integers(0, 3)] * 4))
     h, w = (draw(st.integers(max(kernel - a - b, 1), 30)) for a, b in (pads[:2], pads[2:]))
-    torch.manual_seed(0)
-    x, weight, bias = torch.full((3, c, h, w), float("nan")), torch.randn(c, 1, kernel, kernel), torch.randn(c)
-    x[1] = torch.randn(c, h, w)
-    x = x.contiguous(memory_format=draw(st.sampled_from(FORMATS)))
-    padded = F.pad(x[1:2].double(), (pads[2], pads[3], pads[0], pads[1])).requires_grad_()
-    expected = F.conv2d(padded, weight.double(), bias.double(), stride, groups=c)
-    grad = torch.randn(expected.shape)
-    exact_x = torch.autograd.grad(expected, padded, grad.double())[0]
-    _C.set_active_isa(draw(st.sampled_from(_C.available_isas())))
-    try:
-        close(depthwise_conv2d(x, weight, bias, stride, pads, 1, "relu")[1:2], expected.relu().detach(), kernel**2)
-        whole = torch.full((3, *grad.shape[1:]), float("nan"))
-        whole[1] = grad
-        whole = whole.contiguous(memory_format=draw(st.sampled_from(FORMATS)))
-        grad_x = depthwise_conv2d_grad_x(whole, weight, x.shape[1:], stride, pads)[1:2]
-        close(grad_x, exact_x[..., pads[0] : pads[0] + h, pads[2] : pads[2] + w], kernel**2)
-    finally:
-        _C.set_active_isa(before)
+    agree_between_nans(draw, c, (h, w), kernel, stride, pads)
 
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_small_planes(data: Any) -> None:
-    """Which have two rows in a register, or one of the gradient, between planes that are NaN; kernels as they occur."""
-    draw, before = data.draw, _C.active_isa()
+    """Which have two rows in a register, or one of the gradient; with TensorFlow's padding, or torch's."""
+    draw = data.draw
     c, size, kernel, stride = (draw(st.sampled_from(s)) for s in ((1, 3, 20), range(2, 18), (3, 5), (1, 2)))
-    same = max((-(-size // stride) - 1) * stride + kernel - size, 0)  # TensorFlow's padding, or torch's
+    same = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     pads = draw(st.sampled_from([(same // 2, same - same // 2) * 2, (kernel // 2,) * 4]))
-    torch.manual_seed(0)
-    x, weight, bias = torch.full((3, c, size, size), float("nan")), torch.randn(c, 1, kernel, kernel), torch.randn(c)
-    x[1] = torch.randn(c, size, size)
-    wide = F.pad(x[1:2].double(), (pads[2], pads[3], pads[0], pads[1])).requires_grad_(), weight.double()
-    expected = F.conv2d(wide[0], wide[1].requires_grad_(), bias.double(), stride, groups=c)
-    grad = torch.randn(expected.shape)
-    exact_x, exact_weight = torch.autograd.grad(expected, wide, grad.double())
-    whole = torch.full((3, *grad.shape[1:]), float("nan"))
-    whole[1] = grad
-    activation = draw(st.sampled_from(["none", "relu", "relu6"]))
-    activated = {"none": expected, "relu": expected.relu(), "relu6": F.relu6(expected)}[activation].detach()
-    _C.set_active_isa(draw(st.sampled_from(_C.available_isas())))
-    try:
-        close(depthwise_conv2d(x, weight, bias, stride, pads, 1, activation)[1:2], activated, kernel**2)
-        grad_x = depthwise_conv2d_grad_x(whole, weight, x.shape[1:], stride, pads)[1:2]
-        close(grad_x, exact_x[..., pads[0] : pads[0] + size, pads[2] : pads[2] + size], kernel**2)
-        got = depthwise_conv2d_grad_weight(whole[1:2], x[1:2], kernel, stride, pads)
-        close(got, exact_weight, grad[0, 0].numel())
-    finally:
-        _C.set_active_isa(before)
+    agree_between_nans(draw, c, (size, size), kernel, stride, pads)
 
 
 @formats
