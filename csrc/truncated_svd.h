@@ -29,7 +29,7 @@ constexpr int64_t blocks(int64_t n) { return (n + block - 1) / block; }
 
 // The shorter side up to which its Gram matrix is decomposed at once: from there on a search takes less time.
 constexpr int64_t small_side = 256;
-constexpr int64_t gram_rows = 64;  // of a matrix, for its Gram matrix at a time
+constexpr int64_t gram_rows = 128;  // of a matrix, for its Gram matrix at a time
 
 // A search for k vectors in q dimensions gives up after this many directions: by then the whole costs less.
 constexpr int64_t most_directions(int64_t q, int64_t k) {
@@ -38,12 +38,16 @@ constexpr int64_t most_directions(int64_t q, int64_t k) {
 }
 constexpr bool worth_a_search(int64_t q, int64_t k) { return 6 * k <= q; }
 
+// Whether products with the Gram matrix may be worth making it.
+constexpr bool gram_may_pay(int64_t p, int64_t q) { return q > small_side && p >= 2 * q; }
+
 // Doubles of working memory to find k vectors.
 constexpr int64_t search_work(int64_t r, int64_t c, int64_t k) {
   const int64_t p = r < c ? c : r, q = r < c ? r : c, wide = blocks(k) * block;
   const int64_t m = q <= small_side ? blocks(q) * block : worth_a_search(q, k) ? most_directions(q, k) : 0;
   const int64_t side = m < wide && m > 0 ? wide : m;
-  return p * q + 2 * p * wide + q * (2 * wide + m + block) + 4 * side * (side + 8 * block) + gram_rows * side +
+  const int64_t g = gram_may_pay(p, q) ? blocks(q) * block * (blocks(q) * block + gram_rows) : 0;
+  return p * q + g + 2 * p * wide + q * (2 * wide + m + block) + 4 * side * (side + 8 * block) + gram_rows * side +
          (1 << 17);
 }
 

@@ -2,6 +2,7 @@
 // The right singular vectors of the largest singular values of one matrix: by a block Krylov search, or all at once.
 #include "blocks.h"
 #include "symmetric.h"
+#include "transpose.h"
 
 namespace crest::CREST_ISA {
 
@@ -121,11 +122,55 @@ inline void gram(int64_t n, int64_t count, M* g, M* chunk, const Load& load) {
     for (int64_t b = 0; b < count; ++b) {
       M* own = chunk + b * gram_rows * block;
       load(i, here, b, own);
-      for (int64_t c = 0; c <= b; ++c)
-        product<true>(M{1}, block, here, Rows<M>{chunk + c * gram_rows * block}, own, block,
-                      g + c * block * m + b * block, m);
+      for (int64_t c = 0; c <= b; ++c) {
+        M* to = g + c * block * m + b * block;
+        for (int64_t row = 0; row < block; ++row) __builtin_prefetch(to + row * m, 1);
+        product<true>(M{1}, block, here, Rows<M>{chunk + c * gram_rows * block}, own, block, to, m);
+      }
     }
   }
+}
+
+// The same of a matrix, in the precision of M; rows of g are blocks(q) * 16 apart.
+template <class M, class A>
+inline void gram(const Tall<A>& t, M* g, M* chunk) {
+  t.with([&](auto from) {
+    gram(t.p, blocks(t.q), g, chunk, [&](int64_t first, int64_t rows, int64_t b, M* to) {
+      const auto part = from.at(first, b * block);
+      const auto copy = [&](int64_t columns) CREST_INLINE {
+        for (int64_t i = 0; i < rows; ++i)
+          for (int64_t j = 0; j < columns; ++j)
+            to[i * block + j] = static_cast<M>(part.p[i * part.row() + j * part.column()] * t.scale);
+      };
+      if (b * block + block <= t.q) return copy(block);  // known beforehand
+      for (int64_t i = 0; i < rows * block; ++i) to[i] = 0;
+      copy(t.q - b * block);
+    });
+  });
+}
+
+// Whether the Gram matrix is made in less time than it saves a search, whose first m directions hold so much of norm2.
+template <class A>
+inline bool gram_pays(const Tall<A>& t, const Wanted& wanted, double held, int64_t m) {
+  const double p = static_cast<double>(t.p), q = static_cast<double>(t.q), done = static_cast<double>(m);
+  const bool flat = held * q < 2 * done * t.norm2;
+  const double directions = flat ? q / 2 : static_cast<double>(2 * (wanted.count + 2 * block));
+  return (directions - done) * (4 * p - 2 * q) > p * q;
+}
+
+// g, the upper triangle of a Gram matrix, becomes whole: a matrix to multiply with.
+template <class A>
+inline Tall<A> whole_gram(int64_t q, A* g) {
+  using V = Vec<A>;
+  const int64_t m = blocks(q) * block;
+  for (int64_t i = 0; i < m; i += V::width)
+    for (int64_t j = i; j < m; j += V::width) {
+      V square[V::width];
+      unroll<V::width>([&](auto r) CREST_INLINE { square[r] = V::load(g + (i + r) * m + j); });
+      transpose(square);
+      unroll<V::width>([&](auto r) CREST_INLINE { square[r].store(g + (j + r) * m + i); });
+    }
+  return {q, q, g, m, 1, A{1}, 0};
 }
 
 template <class M>
@@ -226,6 +271,9 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
   A* h = arena.take<A>((cap + block) * block);
   A* projected = arena.take<A>(cap * ld);
   Symmetric<A> s = symmetric<A>(cap, arena);
+  const bool tall = gram_may_pay(t.p, q);
+  A* g = arena.take<A>(tall ? blocks(q) * block * (blocks(q) * block + gram_rows) : 0);
+  Tall<A> whole{};  // what is multiplied with, once it is made
   A r[block * block];
   Random random;
   double unseen = 0;
@@ -238,7 +286,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
   for (int64_t m = block;; m += block) {
     const int64_t b = m / block - 1;
     A* z = basis + m * q;
-    gram_times(t, basis + b * block * q, some, z);
+    const A* x = basis + b * block * q;
+    whole.m ? times(whole, x, z) : gram_times(t, x, some, z);
     const int lost_before = lost;
     lost = orthonormalise(q, basis, b + 1, z, h, r, block, random, A(0.06));
     for (int64_t i = 0; i < m; ++i)
@@ -247,6 +296,14 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
         projected[i * ld + m - block + j] = x;
         projected[(m - block + j) * ld + i] = x;
       }
+    if (tall && m == 2 * block) {
+      double held = 0;
+      for (int64_t j = 0; j < m; ++j) held += static_cast<double>(projected[j * ld + j]);
+      if (gram_pays(t, wanted, held, m)) {
+        gram(t, g, g + blocks(q) * block * blocks(q) * block);
+        whole = whole_gram(q, g);
+      }
+    }
     if (lost_before && b > 0) {
       double seen = 0;
       for (int64_t j = m - lost_before; j < m; ++j)
@@ -289,8 +346,8 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
     const double steps = faster > 0 ? 0.9 * logarithm(worst) / faster * static_cast<double>(m - last_check) : block;
     last_check = m;
     last_worst = worst;
-    const int64_t ahead = static_cast<int64_t>(min(steps, 0.5 * static_cast<double>(m)));
-    next_check = min(m + max(block, ahead), cap);
+    const int64_t ahead = static_cast<int64_t>(min(steps, 0.25 * static_cast<double>(m)));
+    next_check = min(m + max(max(block, ahead), m / 8), cap);
   }
 }
 
@@ -298,16 +355,7 @@ inline int64_t search(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v
 template <class M, class A>
 inline int64_t decompose(const Tall<A>& t, const Wanted& wanted, int64_t most, A* v, Arena arena) {
   Symmetric<M> s = symmetric<M>(blocks(t.q) * block, arena);
-  M* chunk = arena.take<M>(gram_rows * s.n);
-  t.with([&](auto from) {
-    gram(t.p, blocks(t.q), s.a, chunk, [&](int64_t first, int64_t rows, int64_t b, M* to) {
-      const auto part = from.at(first, b * block);
-      const int64_t columns = min(t.q - b * block, block);
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < block; ++j)
-          to[i * block + j] = j < columns ? static_cast<M>(part.p[i * part.row() + j * part.column()] * t.scale) : M{0};
-    });
-  });
+  gram(t, s.a, arena.take<M>(gram_rows * s.n));
   s.n = t.q;
   s.reduce();
   const int64_t count = wanted.least >= 0 ? s.above(wanted.least) : wanted.count;

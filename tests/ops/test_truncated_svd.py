@@ -10,7 +10,7 @@ from crest_ext import truncated_svd
 from spectra import SPECTRA, of_spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-# The whole Gram matrix, in float64 and float32; the search; wide, tall, and one vector.
+# The whole Gram matrix, in float64 and float32; the search; wide, tall, and one vector; the search in the Gram matrix.
 SHAPES = [
     (1, 1, 1),
     (5, 3, 3),
@@ -20,6 +20,8 @@ SHAPES = [
     (130, 210, 16),
     (270, 300, 40),
     (300, 260, 1),
+    (270, 600, 40),
+    (650, 260, 20),
 ]
 
 

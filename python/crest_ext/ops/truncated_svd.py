@@ -34,8 +34,10 @@ def truncated_svd(
     Work: up to a shorter side q of 256, the decomposition of the Gram matrix for k vectors, in float32 where that is
         enough; torch.linalg.eigh of it for more than a sixth of all vectors of a larger one. Else a block Krylov space
         of m directions, sixteen in each pass over a: 4 r c m flop, and 2 q m^2 or twice that to keep them orthogonal;
-        if it has not converged at m = 6 k + q / 2, torch's eigh. A matrix takes one thread, and a batch all. On a GPU
-        there is no kernel of ours: torch.linalg.svd decomposes all of a, and the largest values are kept.
+        where the longer side is at least 2 q and the first 32 directions promise many more, the passes are over the
+        Gram matrix, made in r c q flop: 2 q^2 m. If it has not converged at m = 6 k + q / 2, torch's eigh. A matrix
+        takes one thread, and a batch all. On a GPU there is no kernel of ours: torch.linalg.svd decomposes all of a,
+        and the largest values are kept.
     Source: Musco, Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
         Decomposition", NIPS 2015, algorithm 2, with full reorthogonalisation and a test of convergence.
     """
