@@ -80,11 +80,7 @@ def bench_depthwise_conv2d_backward(benchmark: Any, c: int, size: int, stride: i
     x = x.contiguous(memory_format=FORMATS[memory_format])
     grad = torch.randn_like(crest_ext.depthwise_conv2d(x, weight, None, stride, 1))
 
-    def ours() -> tuple[Tensor, Tensor]:
-        return (
-            crest_ext.depthwise_conv2d_grad_x(grad, weight, x.shape[1:], stride, 1),
-            crest_ext.depthwise_conv2d_grad_weight(grad, x, 3, stride, 1),
-        )
+    ours = partial(crest_ext.depthwise_conv2d_grads, grad, x, weight, stride, 1)
 
     def backward(format_: torch.memory_format) -> Callable[[], Any]:
         arguments = [t.contiguous(memory_format=format_) for t in (grad, x)]

@@ -9,9 +9,13 @@ namespace {
 
 using torch::headeronly::MemoryFormat;
 
+constexpr int64_t most = INT32_MAX;  // so that sums and products of a few do not overflow
+
 void check_least(const char* op, const char* arg, const Ints& values, int64_t least) {
-  for (const int64_t value : values)
+  for (const int64_t value : values) {
     CREST_CHECK(value >= least, op, ": ", arg, " must be at least ", least, ", got ", List{values});
+    CREST_CHECK(value <= most, op, ": ", arg, " must be at most ", most, ", got ", List{values});
+  }
 }
 
 }  // namespace

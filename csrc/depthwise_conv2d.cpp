@@ -5,8 +5,8 @@
 
 #include <algorithm>
 
-#include "conv_host.h"
 #include "cuda_device.h"
+#include "depthwise_conv2d_grads.h"
 #include "inference.h"
 #include "scratch.h"
 
@@ -16,20 +16,20 @@ namespace {
 constexpr const char* op = "depthwise_conv2d";
 constexpr const char* op_grad_x = "depthwise_conv2d_grad_x";
 
-void check_weight(const char* op, const Tensor& weight) {
+void run(const DepthwiseConv2d& a, const Tensor& y);  // where it is
+
+}  // namespace
+
+void check_depthwise_weight(const char* op, const Tensor& weight) {
   CREST_CHECK(weight.dim() == 4, op, ": weight must have 4 dimensions, got ", Shape{weight});
   CREST_CHECK(weight.size(1) == 1, op, ": weight must have shape (m, 1, kh, kw), got ", Shape{weight});
   CREST_CHECK(weight.size(2) > 0 && weight.size(3) > 0, op, ": weight must not be empty, got ", Shape{weight});
 }
 
-void run(const DepthwiseConv2d& a, const Tensor& y);  // where it is
-
-}  // namespace
-
 Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Ints& stride,
                         const Ints& padding, const Ints& dilation, const Text& activation) {
   CREST_CHECK(x.dim() == 4, op, ": x must have 4 dimensions, got ", Shape{x});
-  check_weight(op, weight);
+  check_depthwise_weight(op, weight);
   const int64_t n = x.size(0), c = x.size(1), m = weight.size(0);
   CREST_CHECK(c > 0, op, ": x must have channels, got ", Shape{x});
   CREST_CHECK(m > 0 && m % c == 0, op, ": weight must have a multiple of ", c, " channels, those of x, got ",
@@ -79,14 +79,41 @@ Tensor depthwise_conv2d(const Tensor& x, const Tensor& weight, const std::option
   return y;
 }
 
-namespace {
-
 // The same walk from grad to grad_x: see depthwise_conv2d.h.
+DepthwiseConv2d grad_x_call(const ConvSizes& s, const Tensor& grad, const Tensor& weight, Tensor& grad_x, bool last,
+                            Dtype dtype) {
+  return {grad.const_data_ptr(),
+          weight.const_data_ptr(),
+          nullptr,
+          grad_x.mutable_data_ptr(),
+          grad.size(0),
+          grad.size(1),
+          grad_x.size(1),
+          s.out_h,
+          s.out_w,
+          s.kh,
+          s.kw,
+          s.h,
+          s.w,
+          1,
+          1,
+          s.stride_h,
+          s.stride_w,
+          (s.kh - 1) * s.dilation_h - s.top,
+          (s.kw - 1) * s.dilation_w - s.left,
+          s.dilation_h,
+          s.dilation_w,
+          true,
+          last,
+          Activation::none,
+          dtype};
+}
+
 Tensor depthwise_conv2d_grad_x(const Tensor& grad, const Tensor& weight, const Ints& size, const Ints& stride,
                                const Ints& padding, const Ints& dilation) {
   constexpr const char* op = op_grad_x;
   CREST_CHECK(grad.dim() == 4, op, ": grad must have 4 dimensions, got ", Shape{grad});
-  check_weight(op, weight);
+  check_depthwise_weight(op, weight);
   CREST_CHECK(size.size() == 3, op, ": size must be 3 ints, got ", List{size});
   const int64_t n = grad.size(0), c = size[0], m = weight.size(0);
   CREST_CHECK(c > 0 && size[1] >= 0 && size[2] >= 0, op, ": size must be that of an image, got ", List{size});
@@ -102,35 +129,11 @@ Tensor depthwise_conv2d_grad_x(const Tensor& grad, const Tensor& weight, const I
   const bool last = is_channels_last(grad);
   Tensor grad_x = new_in_format(grad, {n, c, s.h, s.w}, last);
   if (grad_x.numel() == 0) return grad_x;
-  const Tensor g = in_format(grad, last), w = in_format(weight, false);
-  run({g.const_data_ptr(),
-       w.const_data_ptr(),
-       nullptr,
-       grad_x.mutable_data_ptr(),
-       n,
-       m,
-       c,
-       s.out_h,
-       s.out_w,
-       s.kh,
-       s.kw,
-       s.h,
-       s.w,
-       1,
-       1,
-       s.stride_h,
-       s.stride_w,
-       (s.kh - 1) * s.dilation_h - s.top,
-       (s.kw - 1) * s.dilation_w - s.left,
-       s.dilation_h,
-       s.dilation_w,
-       true,
-       last,
-       Activation::none,
-       dtype},
-      grad_x);
+  run(grad_x_call(s, in_format(grad, last), in_format(weight, false), grad_x, last, dtype), grad_x);
   return grad_x;
 }
+
+namespace {
 
 void on_cpu(const DepthwiseConv2d& args, const Tensor&) {
   const int64_t taps = args.kh * args.kw, channels = std::max(args.in_c, args.out_c);

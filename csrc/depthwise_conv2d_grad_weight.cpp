@@ -1,18 +1,43 @@
-#include "depthwise_conv2d_grad_weight.h"
-
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include "aten.h"
-#include "conv_host.h"
 #include "cuda_device.h"
+#include "depthwise_conv2d_grads.h"
 
 namespace crest {
 namespace {
 
 constexpr const char* op = "depthwise_conv2d_grad_weight";
 
-template <auto run>
+void run(const DepthwiseConv2dGradWeight& a, const Tensor& grad_weight);  // where it is
+
+}  // namespace
+
+DepthwiseConv2dGradWeight grad_weight_call(const ConvSizes& s, const Tensor& grad, const Tensor& x, Tensor& grad_weight,
+                                           bool last, Dtype dtype) {
+  return {grad.const_data_ptr(),
+          x.const_data_ptr(),
+          grad_weight.mutable_data_ptr(),
+          x.size(0),
+          x.size(1),
+          grad.size(1) / x.size(1),
+          s.h,
+          s.w,
+          s.kh,
+          s.kw,
+          s.out_h,
+          s.out_w,
+          s.stride_h,
+          s.stride_w,
+          s.top,
+          s.left,
+          s.dilation_h,
+          s.dilation_w,
+          last,
+          dtype};
+}
+
 Tensor depthwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x, const Ints& kernel_size, const Ints& stride,
                                     const Ints& padding, const Ints& dilation) {
   CREST_CHECK(grad.dim() == 4, op, ": grad must have 4 dimensions, got ", Shape{grad});
@@ -32,30 +57,11 @@ Tensor depthwise_conv2d_grad_weight(const Tensor& grad, const Tensor& x, const I
 
   Tensor grad_weight = aten::empty(grad, {m, 1, s.kh, s.kw});
   const bool last = is_channels_last(x);
-  const Tensor g = in_format(grad, last), in = in_format(x, last);
-  run({g.const_data_ptr(),
-       in.const_data_ptr(),
-       grad_weight.mutable_data_ptr(),
-       n,
-       c,
-       m / c,
-       s.h,
-       s.w,
-       s.kh,
-       s.kw,
-       s.out_h,
-       s.out_w,
-       s.stride_h,
-       s.stride_w,
-       s.top,
-       s.left,
-       s.dilation_h,
-       s.dilation_w,
-       last,
-       dtype},
-      grad_weight);
+  run(grad_weight_call(s, in_format(grad, last), in_format(x, last), grad_weight, last, dtype), grad_weight);
   return grad_weight;
 }
+
+namespace {
 
 void on_cpu(const DepthwiseConv2dGradWeight& args, const Tensor&) {
   const auto kernel = args.channels_last ? CREST_KERNEL(depthwise_conv2d_grad_weight_pixels)
@@ -66,14 +72,17 @@ void on_cpu(const DepthwiseConv2dGradWeight& args, const Tensor&) {
                               [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
 }
 
-STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&depthwise_conv2d_grad_weight<on_cpu>)); }
-
+void run(const DepthwiseConv2dGradWeight& a, const Tensor& grad_weight) {
 #ifdef CREST_CUDA
-void on_cuda(const DepthwiseConv2dGradWeight& args, const Tensor& grad_weight) {
-  cuda::depthwise_conv2d_grad_weight(args, CudaDevice(grad_weight).stream());
+  if (grad_weight.is_cuda()) return cuda::depthwise_conv2d_grad_weight(a, CudaDevice(grad_weight).stream());
+#endif
+  on_cpu(a, grad_weight);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&depthwise_conv2d_grad_weight<on_cuda>)); }
+STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&depthwise_conv2d_grad_weight)); }
+
+#ifdef CREST_CUDA
+STABLE_TORCH_LIBRARY_IMPL(crest, CUDA, m) { m.impl(op, TORCH_BOX(&depthwise_conv2d_grad_weight)); }
 #endif
 
 }  // namespace

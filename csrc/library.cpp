@@ -14,6 +14,9 @@ STABLE_TORCH_LIBRARY(crest, m) {
   m.def(
       "depthwise_conv2d_grad_weight(Tensor grad, Tensor x, int[2] kernel_size, int[2] stride=1, "
       "int[] padding=[0, 0], int[2] dilation=1) -> Tensor");
+  m.def(
+      "depthwise_conv2d_grads(Tensor grad, Tensor x, Tensor weight, int[2] stride=1, int[] padding=[0, 0], "
+      "int[2] dilation=1) -> (Tensor, Tensor)");
   m.def("local_response_norm(Tensor x, int size, float alpha=0.0001, float beta=0.75, float k=1.0) -> Tensor");
   m.def(
       "masked_linear(Tensor x, Tensor weight, Tensor mask, Tensor? bias=None, bool straight_through=False) -> Tensor");

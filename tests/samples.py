@@ -173,6 +173,11 @@ def depthwise_conv2d_grad_weight(dtype: torch.dtype, device: str) -> Iterator[tu
         yield grad, x, tuple(weight.shape[2:]), *where
 
 
+def depthwise_conv2d_grads(dtype: torch.dtype, device: str) -> Iterator[tuple[Any, ...]]:
+    for x, weight, _, grad, where in depthwise(dtype, device):
+        yield grad, x, weight, *where
+
+
 # (n, c, m, (h, w), kernel, stride, padding, dilation): tiles of pixels, registers and panels of outputs, blocks of
 # channels, each whole and in part; tuned depthwise kernels and any other; several images in a tile; nothing at all.
 SEPARABLE = [
@@ -372,6 +377,7 @@ SAMPLES: dict[str, Callable[[torch.dtype, str], Iterator[tuple[Any, ...]]]] = {
         depthwise_conv2d,
         depthwise_conv2d_grad_x,
         depthwise_conv2d_grad_weight,
+        depthwise_conv2d_grads,
         local_response_norm,
         masked_linear,
         masked_linear_grad_x,
@@ -396,6 +402,7 @@ LONGEST_SUM = {
     "depthwise_conv2d": 49,
     "depthwise_conv2d_grad_x": 49,
     "depthwise_conv2d_grad_weight": 510,
+    "depthwise_conv2d_grads": 510,
     "local_response_norm": 5,
     "masked_linear": 40,
     "masked_linear_grad_x": 40,

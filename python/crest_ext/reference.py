@@ -187,6 +187,13 @@ def depthwise_conv2d_grad_weight(
     return torch.autograd.grad(y, weight, grad)[0]
 
 
+def depthwise_conv2d_grads(grad: Tensor, x: Tensor, weight: Tensor, *where: Sequence[int]) -> tuple[Tensor, Tensor]:
+    return (
+        depthwise_conv2d_grad_x(grad, weight, x.shape[1:], *where),
+        depthwise_conv2d_grad_weight(grad, x, weight.shape[2:], *where),
+    )
+
+
 def separable_conv2d(
     x: Tensor,
     depthwise: Tensor,

@@ -141,7 +141,7 @@ def test_convolutions(channels_last: bool, calls: list[list[int]], isa: str) -> 
     x = torch.randn(2, 3, 13, 14)
     torch.testing.assert_close(torch.export.export(made, (x,)).module()(x), plain(x))
     depthwise.weight.requires_grad_()
-    with pytest.raises(ValueError, match="packed_sequential: x and tensors must not require a gradient"):
+    with pytest.raises(ValueError, match="packed_sequential: tensors must not require a gradient"):
         made(x)
 
 
@@ -265,7 +265,7 @@ def test_errors(steps: list[int], count: int, rule: str) -> None:
 
 
 def test_no_gradient() -> None:
-    with pytest.raises(ValueError, match="packed_sequential: x and tensors must not require a gradient"):
+    with pytest.raises(ValueError, match="packed_sequential: x must not require a gradient"):
         packed_sequential(torch.zeros(1, 3, requires_grad=True), [], [0])
     with torch.no_grad():
         packed_sequential(torch.zeros(1, 3, requires_grad=True), [], [0])

@@ -10,8 +10,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from crest_ext import _C, depthwise_conv2d, depthwise_conv2d_grad_weight, depthwise_conv2d_grad_x, reference
+from crest_ext import (
+    _C,
+    depthwise_conv2d,
+    depthwise_conv2d_grad_weight,
+    depthwise_conv2d_grad_x,
+    depthwise_conv2d_grads,
+    reference,
+)
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 formats = pytest.mark.parametrize("memory_format", FORMATS, ids=["NCHW", "channels_last"])
@@ -56,6 +64,9 @@ def test_any_shape(data: Any) -> None:
         close(depthwise_conv2d_grad_x(grad, weight, x.shape[1:], *where), exact_x, 50)
         grad_weight = depthwise_conv2d_grad_weight(grad, x, kernel, *where)
         close(grad_weight, exact_weight, n * grad.shape[2] * grad.shape[3])
+        both = depthwise_conv2d_grads(grad, x, weight, *where)
+        close(both[0], exact_x, 50)
+        close(both[1], exact_weight, n * grad.shape[2] * grad.shape[3])
     finally:
         _C.set_active_isa(before)
 
@@ -115,6 +126,7 @@ def test_keeps_the_memory_format(kernel: int, memory_format: torch.memory_format
     y = depthwise_conv2d(x, weight, padding=1)
     assert y.is_contiguous(memory_format=memory_format)
     assert depthwise_conv2d_grad_x(y, weight, x.shape[1:], 1, 1).is_contiguous(memory_format=memory_format)
+    assert depthwise_conv2d_grads(y, x, weight, 1, 1)[0].is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(y, F.conv2d(x, weight, padding=1, groups=6), rtol=1e-4, atol=1e-5)
     strided = torch.stack([x, x], -1)[..., 0]
     torch.testing.assert_close(depthwise_conv2d(strided, weight, padding=1), y, rtol=1e-4, atol=1e-5)
@@ -176,6 +188,44 @@ def test_second_derivatives(memory_format: torch.memory_format) -> None:
     assert torch.autograd.gradgradcheck(lambda *v: depthwise_conv2d(*v, 2, (0, 1, 1, 2), 1, "relu"), values)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 6, 7), (0, 3, 6, 7)])
+def test_gradients_with_defaults_alone(shape: tuple[int, ...]) -> None:
+    """Of arguments that are left at their defaults torch says nothing to a gradient."""
+    x, weight = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in (shape, (3, 1, 3, 3)))
+    assert torch.autograd.gradcheck(depthwise_conv2d, (x, weight))
+    assert torch.autograd.gradgradcheck(depthwise_conv2d, (x, weight))
+    grad = torch.randn(depthwise_conv2d(x, weight).shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda g, w: depthwise_conv2d_grad_x(g, w, x.shape[1:]), (grad, weight))
+    assert torch.autograd.gradcheck(lambda g, x: depthwise_conv2d_grad_weight(g, x, 3), (grad, x))
+    assert torch.autograd.gradcheck(depthwise_conv2d_grads, (grad, x, weight))
+
+
+@formats
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(5, 130, 60, 33), (1, 70, 101, 64), (70, 33, 11, 15)])
+def test_both_gradients_by_parts(shape: tuple[int, ...], stride: int, memory_format: torch.memory_format) -> None:
+    """Of channels, rows and images that do not divide the whole."""
+    x, weight = torch.randn(shape).contiguous(memory_format=memory_format), torch.randn(shape[1], 1, 3, 3)
+    grad = torch.randn_like(depthwise_conv2d(x, weight, None, stride, 1))
+    wide = x.double().requires_grad_(), weight.double().requires_grad_()
+    y = F.conv2d(*wide, None, stride, 1, 1, shape[1])
+    expected = torch.autograd.grad(y, wide, grad.double())
+    for got, exact, terms in zip(depthwise_conv2d_grads(grad, x, weight, stride, 1), expected, (9, 9900), strict=True):
+        close(got, exact, terms)
+
+
+def test_refuses_forward_differentiation() -> None:
+    """Which the op does not have: torch would go on with a tangent of zeros."""
+    x, weight = torch.randn(1, 4, 6, 6), torch.randn(4, 1, 3, 3)
+    y = depthwise_conv2d(x, weight, None, 1, 1)
+    with pytest.raises(ValueError, match=r"^depthwise_conv2d: arguments must not have tangents"):
+        torch.func.jvp(lambda w: depthwise_conv2d(x, w, None, 1, 1), (weight,), (weight,))
+    with forward_ad.dual_level():
+        assert torch.equal(depthwise_conv2d(x, weight, None, 1, 1), y)
+        with pytest.raises(ValueError, match=r"^depthwise_conv2d: arguments must not have tangents"):
+            depthwise_conv2d(forward_ad.make_dual(x, x), weight, None, 1, 1)
+
+
 @formats
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_do_not_change_results(threads: int, memory_format: torch.memory_format) -> None:
@@ -184,7 +234,7 @@ def test_threads_do_not_change_results(threads: int, memory_format: torch.memory
     def run() -> list[Tensor]:
         y = depthwise_conv2d(x, weight, None, 2, 1)
         grads = depthwise_conv2d_grad_x(y, weight, x.shape[1:], 2, 1), depthwise_conv2d_grad_weight(y, x, 3, 2, 1)
-        return [y, *grads]
+        return [y, *grads, *depthwise_conv2d_grads(y, x, weight, 2, 1)]
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -235,6 +285,11 @@ x, weight = torch.zeros(2, 4, 5, 6), torch.zeros(4, 1, 3, 3)
         ((x, weight, None, (0, 1)), r"stride must be at least 1, got \(0, 1\)"),
         ((x, weight, None, -1), r"stride must be at least 1, got \(-1, -1\)"),
         ((x, weight, None, 1, (0, -1)), r"padding must be at least 0, got \(0, -1\)"),
+        ((x, weight, None, 1, (1, 2**40)), r"padding must be at most 2147483647, got \(1, 1099511627776\)"),
+        (
+            (x, weight, None, 2**62),
+            r"stride must be at most 2147483647, got \(4611686018427387904, 4611686018427387904\)",
+        ),
         ((x, weight, None, 1, (1, 1, 1)), r"padding must be 2 or 4 ints, got \(1, 1, 1\)"),
         ((x, weight, None, 1, 0, 0), r"dilation must be at least 1, got \(0, 0\)"),
         (

@@ -138,6 +138,10 @@ X, PACKED = torch.zeros(2, 4, 5, 6), pack_separable_conv2d(torch.ones(4, 1, 3, 3
         ({"depthwise_activation": "elu"}, "depthwise_activation must be none, relu or relu6, got elu"),
         ({"activation": "gelu"}, "activation must be none, relu or relu6, got gelu"),
         ({"x": X.clone().requires_grad_()}, "x must not require a gradient, for there is none; use torch.no_grad()"),
+        (
+            {"bias": torch.zeros(40, requires_grad=True)},
+            "bias must not require a gradient, for there is none; use torch.no_grad()",
+        ),
     ],
 )
 def test_errors(change: dict[str, Any], rule: str) -> None:

@@ -87,7 +87,7 @@ X, WEIGHT = torch.zeros(2, 3, 5, 6), torch.ones(40, 3, 3, 3)
         ({"activation": "gelu"}, "activation must be none, relu or relu6, got gelu"),
         (
             {"x": X.clone().requires_grad_()},
-            "x and weight must not require a gradient, for there is none; use torch.no_grad()",
+            "x must not require a gradient, for there is none; use torch.no_grad()",
         ),
     ],
 )

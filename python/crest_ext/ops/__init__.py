@@ -4,6 +4,7 @@ from crest_ext.ops.apply_mask import apply_mask
 from crest_ext.ops.depthwise_conv2d import depthwise_conv2d
 from crest_ext.ops.depthwise_conv2d_grad_weight import depthwise_conv2d_grad_weight
 from crest_ext.ops.depthwise_conv2d_grad_x import depthwise_conv2d_grad_x
+from crest_ext.ops.depthwise_conv2d_grads import depthwise_conv2d_grads
 from crest_ext.ops.group_norms import group_norms
 from crest_ext.ops.group_soft_threshold import group_soft_threshold_, sparse_group_soft_threshold_
 from crest_ext.ops.local_response_norm import local_response_norm
@@ -36,6 +37,7 @@ __all__ = [
     "depthwise_conv2d",
     "depthwise_conv2d_grad_weight",
     "depthwise_conv2d_grad_x",
+    "depthwise_conv2d_grads",
     "group_norms",
     "group_soft_threshold_",
     "local_response_norm",

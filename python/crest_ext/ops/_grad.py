@@ -1,14 +1,16 @@
-"""Calls of ops with a gradient, past it where none is recorded."""
+"""Calls of ops with a gradient, past it where none is recorded; and what ops refuse that have none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
-def call(op: Any, *args: Any) -> Tensor:
+def call(op: Any, *args: Any) -> Any:
     """op(*args), a torch.ops.crest op.
 
     For an op that has a gradient torch runs a Python function even where it records nothing, which takes as long as a
@@ -17,5 +19,30 @@ def call(op: Any, *args: Any) -> Tensor:
     recorded = torch.is_grad_enabled() and any([isinstance(a, Tensor) and a.requires_grad for a in args])  # noqa: C419 (faster)
     if recorded or torch.compiler.is_compiling():
         return op(*args)
+    if forward_ad._current_level >= 0:
+        _refuse_tangents(op._schema.name.partition("::")[2], args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
+
+
+def refuse_gradients(op: str, **args: Tensor | Sequence[Tensor] | None) -> None:
+    """Raises a ValueError where a gradient of an op would be lost: it has none.
+
+    An autograd formula only to say this would cost more time than a small layer takes.
+    """
+    if torch.is_grad_enabled():
+        for name, arg in args.items():
+            if any([t.requires_grad for t in _tensors(arg)]):  # noqa: C419 (faster)
+                raise ValueError(f"{op}: {name} must not require a gradient, for there is none; use torch.no_grad()")
+    if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
+        _refuse_tangents(op, [t for arg in args.values() for t in _tensors(arg)])
+
+
+def _tensors(arg: Tensor | Sequence[Tensor] | None) -> Sequence[Tensor]:
+    return () if arg is None else (arg,) if isinstance(arg, Tensor) else arg
+
+
+def _refuse_tangents(op: str, args: Sequence[Any]) -> None:
+    """Of forward-mode differentiation: torch would take them for zeros."""
+    if any(isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in args):
+        raise ValueError(f"{op}: arguments must not have tangents, for there is no forward-mode derivative")

@@ -114,23 +114,22 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, output = ctx.saved_tensors
-    needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+    needs_x, needs_weight, *rest = ctx.needs_input_grad  # as long as the arguments that were given
     if ctx.activation == "relu":
         grad = torch.ops.aten.threshold_backward(grad, output, 0)
     elif ctx.activation == "relu6":
         grad = torch.ops.aten.hardtanh_backward(grad, output, 0, 6)
-    where = ctx.stride, ctx.padding, ctx.dilation
-    return (
-        call(torch.ops.crest.depthwise_conv2d_grad_x.default, grad, weight, ctx.size, *where) if needs_x else None,
-        call(torch.ops.crest.depthwise_conv2d_grad_weight.default, grad, x, ctx.kernel_size, *where)
-        if needs_weight
-        else None,
-        grad.sum((0, 2, 3)) if needs_bias else None,
-        None,
-        None,
-        None,
-        None,
-    )
+    ops, where = torch.ops.crest, (ctx.stride, ctx.padding, ctx.dilation)
+    grad_x = grad_weight = grad_bias = None
+    if needs_x and needs_weight:
+        grad_x, grad_weight = call(ops.depthwise_conv2d_grads.default, grad, x, weight, *where)
+    elif needs_x:
+        grad_x = call(ops.depthwise_conv2d_grad_x.default, grad, weight, ctx.size, *where)
+    elif needs_weight:
+        grad_weight = call(ops.depthwise_conv2d_grad_weight.default, grad, x, ctx.kernel_size, *where)
+    if any(rest):
+        grad_bias = grad.sum((0, 2, 3))
+    return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 torch.library.register_autograd("crest::depthwise_conv2d", _backward, setup_context=_setup_context)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import refuse_gradients
+
 
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """x / (k + alpha / size * sum of squares of `size` channels around)^beta, in one pass. For inference.
@@ -29,8 +31,7 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
     Source: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks", NIPS 2012,
         section 3.3.
     """
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("local_response_norm: x must not require a gradient, for there is none; use torch.no_grad()")
+    refuse_gradients("local_response_norm", x=x)
     return torch.ops.crest.local_response_norm(x, size, alpha, beta, k)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import refuse_gradients
 from crest_ext.ops.depthwise_conv2d import Ints, pair
 
 
@@ -36,8 +37,7 @@ def max_pool2d(
 
     Work: reads x once, or as often as rows of windows overlap, writes y once; kh + kw comparisons a window and lane.
     """
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("max_pool2d: x must not require a gradient, for there is none; use torch.no_grad()")
+    refuse_gradients("max_pool2d", x=x)
     kernel = pair(kernel_size)
     step = kernel if stride is None else pair(stride)
     return torch.ops.crest.max_pool2d(x, kernel, step, pair(padding), pair(dilation), ceil_mode)

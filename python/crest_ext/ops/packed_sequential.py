@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import refuse_gradients
 from crest_ext.reference import packed_sequential as one_by_one
 
 
@@ -47,10 +48,7 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
         ValueError: steps that are cut short or of no kind, tensors that are fewer or more than these take, what an op
             refuses; x or one of the tensors requires a gradient, and they are enabled.
     """
-    if torch.is_grad_enabled() and (x.requires_grad or any([t.requires_grad for t in tensors])):  # noqa: C419 (faster)
-        raise ValueError(
-            "packed_sequential: x and tensors must not require a gradient, for there is none; use torch.no_grad()"
-        )
+    refuse_gradients("packed_sequential", x=x, tensors=tensors)
     return torch.ops.crest.packed_sequential(x, tensors, steps)
 
 

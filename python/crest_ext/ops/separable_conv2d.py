@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import refuse_gradients
 from crest_ext.ops.depthwise_conv2d import Ints, out_size, pair
 
 
@@ -49,9 +50,9 @@ def separable_conv2d(
     Work: 2 n out_h out_w c (kh kw + m) flop; reads x and writes the result once.
     Source: Howard et al., "MobileNets: Efficient CNNs for Mobile Vision Applications", 2017, section 3.1.
     """
-    # An autograd formula only to say this would cost more time than a small layer takes.
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("separable_conv2d: x must not require a gradient, for there is none; use torch.no_grad()")
+    refuse_gradients(
+        "separable_conv2d", x=x, depthwise=depthwise, pointwise=pointwise, depthwise_bias=depthwise_bias, bias=bias
+    )
     return torch.ops.crest.separable_conv2d(
         x,
         depthwise,

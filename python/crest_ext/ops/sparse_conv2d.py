@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import refuse_gradients
 from crest_ext.ops.depthwise_conv2d import Ints, pair
 
 
@@ -55,11 +56,7 @@ def sparse_conv2d(
     Source: direct sparse convolution: Park, Li, Wen, Tang, Li, Chen, Dubey, "Faster CNNs with Direct Sparse
         Convolutions and Guided Pruning", ICLR 2017, section 2.1.
     """
-    # An autograd formula only to say this would cost more time than a small layer takes.
-    for name, tensor in (("x", x), ("addend", addend)):
-        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
-            rule = "must not require a gradient, for there is none; use torch.no_grad()"
-            raise ValueError(f"sparse_conv2d: {name} {rule}")
+    refuse_gradients("sparse_conv2d", x=x, values=values, bias=bias, addend=addend)
     return torch.ops.crest.sparse_conv2d(
         x,
         values,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import refuse_gradients
+
 
 def sparse_linear(
     x: Tensor,
@@ -46,9 +48,7 @@ def sparse_linear(
     Source: the slices are those of SELL-C-sigma: Kreutzer, Hager, Wellein, Fehske, Bishop, "A Unified Sparse Matrix
         Data Format for Efficient General Sparse Matrix-Vector Multiplication", SIAM J. Sci. Comput. 36 (2014).
     """
-    # An autograd formula only to say this would cost more time than a small layer takes.
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ValueError("sparse_linear: x must not require a gradient, for there is none; use torch.no_grad()")
+    refuse_gradients("sparse_linear", x=x, values=values, bias=bias)
     return torch.ops.crest.sparse_linear(
         x, values, columns, rows, steps, slices, out_features, in_features, bias, activation
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import refuse_gradients
 from crest_ext.ops.depthwise_conv2d import Ints, out_size, pair
 
 
@@ -42,10 +43,7 @@ def stem_conv2d(
     Work: 2 n m out_h out_w c kh kw flop; reads x kh / stride times, from cache, and writes the result once.
     Source: Howard et al., "MobileNets: Efficient CNNs for Mobile Vision Applications", 2017, table 1, the first row.
     """
-    if (x.requires_grad or weight.requires_grad) and torch.is_grad_enabled():
-        raise ValueError(
-            "stem_conv2d: x and weight must not require a gradient, for there is none; use torch.no_grad()"
-        )
+    refuse_gradients("stem_conv2d", x=x, weight=weight, bias=bias)
     return torch.ops.crest.stem_conv2d(
         x, weight, bias, pair(stride), pair(padding), pair(dilation), activation, channels_last
     )
