@@ -264,6 +264,17 @@ def test_errors(steps: list[int], count: int, rule: str) -> None:
     assert str(raised.value) == rule
 
 
+def test_autocast() -> None:
+    dense, sparse = nn.Linear(16, 16), nn.Linear(16, 16)
+    nn.init.zeros_(sparse.weight)
+    made = PackedSequential({str(i): SparseLinear.from_linear(sparse) for i in range(2)})
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        x = dense(torch.randn(3, 16))
+        assert x.dtype == torch.bfloat16
+        torch.testing.assert_close(made(input=x), made(x.float()))
+        torch.testing.assert_close(made[0](input=x), made[0](x.float()))
+
+
 def test_no_gradient() -> None:
     with pytest.raises(ValueError, match="packed_sequential: x must not require a gradient"):
         packed_sequential(torch.zeros(1, 3, requires_grad=True), [], [0])

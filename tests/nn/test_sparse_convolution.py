@@ -77,6 +77,29 @@ def test_takes_a_state_of_other_non_zeros(layer: SparseConv2d, x: Tensor) -> Non
     with pytest.raises(RuntimeError, match="PackedSparseConv2d: columns must lie within their tiles"):
         layer.load_state_dict(state)
     assert torch.equal(layer(x), before)
+    for strict in (True, False):  # some tensors, which do not fit those that are here
+        starts = layer.starts.clone()
+        starts[1:] = 10**8
+        with pytest.raises(RuntimeError, match="PackedSparseConv2d: starts must ascend from 0 to"):
+            layer.load_state_dict({"starts": starts}, strict=strict)
+        assert torch.equal(layer(x), before)
+    state = layer.state_dict()
+    state["columns"] = torch.zeros_like(state["columns"])
+    with pytest.raises(RuntimeError, match="PackedSparseConv2d: columns must ascend within a cell"):
+        layer.load_state_dict(state)
+
+
+def test_one_image_is_added_to_all(layer: SparseConv2d, x: Tensor) -> None:
+    y = layer(x)
+    assert torch.equal(layer(x, y[:1]), layer(x, y[:1].expand_as(y)))
+    assert torch.equal(layer(x[:1], y), layer(x[:1].expand_as(x), y))
+
+
+def test_autocast(layer: SparseConv2d, x: Tensor) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(
+            layer(x.bfloat16(), layer(x).bfloat16()), layer(x.bfloat16().float(), layer(x).bfloat16().float())
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from crest_ext import Surgery, SurgeryConfig, materialize
 from crest_ext.models import create_model
@@ -66,13 +67,14 @@ def test_computes_the_masked_model(times: str, x: Tensor) -> None:
     for n in (1, 5, 30):
         batch = torch.randn(n, 1, 10, 10)
         torch.testing.assert_close(packed(batch), model(batch))
-    assert not any(isinstance(m, Masked) for m in packed.modules())
+    assert any(isinstance(m, Masked) for m in packed.modules()) == (times == "dense")
     assert [layer.name for layer in report.layers] == ["0", "1", "3.0", "3.2", "4"]
     assert all(torch.equal(t, state[name]) for name, t in model.state_dict().items())  # not changed
     assert model.training and not packed.training
     assert not any(p.requires_grad for p in packed.parameters())
     if times == "dense":
-        assert kinds(packed) == kinds(materialize(model))
+        assert kinds(packed) == kinds(model)
+        assert report.reason == "as it was: its masked layers are faster"
     if times == "sparse":
         assert isinstance(packed[0], SparseConv2d)
         assert kinds(packed[3:]) == ["SparseLinear", "Identity", "SparseLinear", "Identity", "SparseLinear"]
@@ -81,13 +83,159 @@ def test_computes_the_masked_model(times: str, x: Tensor) -> None:
 
 
 def test_dense_as_a_whole_wins_over_its_sparse_layers(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
-    calls = iter([(2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (2.0, 1.0), (1.0, 1.5)])
+    calls = iter([*[(2.0, 1.0)] * 5, (1.0, 1.5), (1.5, 1.4)])
     monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(calls))
     model = pruned()
     packed, report = pack(model, x, explain=True)
     assert kinds(packed) == kinds(materialize(model))
     assert (report.dense, report.packed, report.reason) == (1.0, 1.5, "dense, which is no slower")
     assert next(calls, None) is None
+
+
+class Taps(nn.Module):
+    """Calls the modules of an nn.Sequential one by one, and gives what lies between them."""
+
+    def __init__(self, untraceable: bool) -> None:
+        super().__init__()
+        conv, last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.features = nn.Sequential(conv, nn.BatchNorm2d(8), nn.ReLU(), last, nn.ReLU())
+        self.untraceable = untraceable
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        taps = []
+        for layer in self.features:
+            x = layer(x)
+            taps.append(x.abs() if self.untraceable and x.sum() > 1e9 else x)
+        return taps
+
+
+@pytest.mark.parametrize("untraceable", [False, True])
+def test_what_is_read_between_modules_stays(untraceable: bool, sparse_wins: None) -> None:
+    model, x = Taps(untraceable).eval(), torch.randn(2, 3, 9, 9)
+    with torch.no_grad():
+        for layer in (model.features[0], model.features[3]):
+            layer.weight.mul_(torch.rand_like(layer.weight) < 0.2)
+        for dense in (False, True):
+            packed = pack(model, x)
+            assert any(isinstance(m, SparseConv2d) for m in packed.modules()) != dense
+            for got, expected in zip(packed(x), model(x), strict=True):
+                torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+            model.features[0].weight.fill_(0.1)  # and in place behind a layer that stays dense
+            model.features[3].weight.fill_(0.1)
+
+
+def test_another_result_is_refused(sparse_wins: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever went wrong with a packed model, the one that comes back computes what it should."""
+    model, x = pruned(), torch.randn(5, 1, 10, 10)
+    monkeypatch.setattr(SparseLinear, "forward", lambda self, x: x.new_ones(len(x), self.out_features))
+    monkeypatch.setitem(pack.__globals__, "in_one_call", lambda packed, _: packed)
+    packed, report = pack(model, x, explain=True)
+    assert report.reason == "dense: packed, it computes something else"
+    torch.testing.assert_close(packed(x), model(x))
+
+
+class Reader(nn.Module):
+    """Asks a layer for its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(16, 16)
+        nn.init.zeros_(self.fc.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x.to(self.fc.weight.dtype)) + (0 if x.sum() > 0 else 1)
+
+
+class Counter(nn.Module):
+    """Keeps something from call to call."""
+
+    h: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.calls, self.seen = nn.Linear(16, 16), 0, [0]
+        nn.init.zeros_(self.fc.weight)
+        self.register_buffer("h", torch.zeros(2, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(self.calls)
+        self.last = x
+        self.h = F.relu(self.fc(x)) + 0.5 * self.h
+        return self.h
+
+
+class Dead(nn.Module):
+    """Computes what only training takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.aux = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        for conv in (self.conv, self.aux):
+            nn.init.zeros_(conv.weight)
+
+    def forward(self, x: Tensor) -> Any:
+        y, aux = F.relu(self.conv(x)), x + self.aux(x)
+        return (y, aux) if self.training else y
+
+
+class Words(nn.Module):
+    """Its modules' names are words of Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({"in": nn.Linear(16, 16), "out": nn.Linear(16, 16)})
+        for layer in self.layers.values():
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers["out"](F.relu(self.layers["in"](x)))
+
+
+class Optional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.last = nn.Linear(16, 16), nn.Linear(16, 16)
+        for layer in (self.fc, self.last):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        x = F.relu(self.fc(x))
+        return self.last(x if y is None else x + y)
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (2, 4, 9, 9)])
+def test_models_of_all_kinds(shape: tuple[int, ...], sparse_wins: None) -> None:
+    x = torch.randn(shape)
+    for model in [Dead()] if len(shape) == 4 else [Reader(), Counter(), Words(), Optional()]:
+        args = (x, x) if isinstance(model, Optional) else (x,)
+        packed, given = pack(model.eval(), args), copy.deepcopy(model)
+        for same in (packed, model):  # as if neither had been run
+            assert not hasattr(same, "last") or isinstance(same, Optional)
+        for now in (args, args, (x,)):
+            torch.testing.assert_close(packed(*now), given(*now))
+        if isinstance(model, Counter):
+            assert (packed.calls, packed.seen) == (given.calls, given.seen) == (3, [0, 1, 2, 3])
+        with torch.inference_mode():
+            packed = pack(model, args)
+        packed.load_state_dict(packed.state_dict())
+        torch.testing.assert_close(packed(*args), copy.deepcopy(model)(*args))
+
+
+def test_a_model_that_asks_for_weights_stays_dense(sparse_wins: None) -> None:
+    _, report = pack(Reader(), torch.randn(2, 16), explain=True)
+    assert report.reason.startswith("dense: packed, it raises AttributeError: 'SparseLinear' object has no attribute")
+
+
+def test_what_torch_pruned(sparse_wins: None) -> None:
+    model, x = nn.Sequential(nn.Linear(64, 64), nn.ReLU()), torch.randn(3, 64)
+    prune.l1_unstructured(model[0], "weight", 0.9)
+    expected = model(x)  # which leaves a weight that deepcopy refuses
+    packed = pack(model, x)
+    assert isinstance(packed[0], SparseLinear)
+    assert packed[0].density == pytest.approx(0.1, abs=0.01)
+    torch.testing.assert_close(packed(x), expected)
+    assert prune.is_pruned(model)
 
 
 def test_the_report(sparse_wins: None, x: Tensor) -> None:

@@ -50,7 +50,7 @@ class Packed(nn.Module, ABC):
         error_msgs: list[str],
     ) -> None:
         found = {name: state_dict[prefix + name] for name in self.tensors if prefix + name in state_dict}
-        if len(found) == len(self.tensors):
+        if found:  # all, or some, which must be right beside those that are here
             try:
                 self.packed()._replace(**found).check()
             except ValueError as error:

@@ -52,7 +52,8 @@ class PackedSequential(nn.Sequential):
         """Calls of ops fewer than of the modules."""
         return sum(run.saved for run in self.runs)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         for begin, end, steps, within, places, _ in self.runs:
             if not steps or any([layer._forward_hooks or layer._forward_pre_hooks for layer in within]):  # noqa: C419 (faster)
                 for layer in islice(self, begin, end):

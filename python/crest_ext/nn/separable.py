@@ -100,10 +100,10 @@ class SeparableConv2d(nn.Module):
         """(c, 1, kh, kw) and (m, c, 1, 1)."""
         return unpack_separable_conv2d(self.packed())
 
-    def forward(self, x: Tensor) -> Tensor:
-        padding = pads(self.padding, x, self.depthwise.shape[:2], self.stride, self.dilation)
+    def forward(self, input: Tensor) -> Tensor:
+        padding = pads(self.padding, input, self.depthwise.shape[:2], self.stride, self.dilation)
         return separable_conv2d(
-            x,
+            input,
             *self.packed(),
             self.depthwise_bias,
             self.bias,

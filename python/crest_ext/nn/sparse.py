@@ -72,11 +72,11 @@ class SparseLinear(Packed):
     def density(self) -> float:
         return int(self.values.count_nonzero()) / max(self.out_features * self.in_features, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         own: Any = self._buffers  # where nn.Module looks for attributes at last; they took as long as a small layer
         values, columns, rows, steps, slices = [own[name] for name in self.tensors]
         m, k = self.out_features, self.in_features
-        return sparse_linear(x, values, columns, rows, steps, slices, m, k, own["bias"], self.activation)
+        return sparse_linear(input, values, columns, rows, steps, slices, m, k, own["bias"], self.activation)
 
     def extra_repr(self) -> str:
         shown = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -168,12 +168,15 @@ class SparseConv2d(Packed):
         m, c, kh, kw = self.weight_shape
         return int(self.values.count_nonzero()) / (m * c * kh * kw)
 
-    def forward(self, x: Tensor, addend: Tensor | None = None) -> Tensor:
-        """addend is of the result's shape, and added before the activation."""
+    def forward(self, input: Tensor, addend: Tensor | None = None) -> Tensor:
+        """addend is of the result's shape, or either is one image for all of the other; added before the activation."""
+        if addend is not None and len(addend) != len(input):
+            n = max(len(addend), len(input))
+            input, addend = input.expand(n, -1, -1, -1), addend.expand(n, -1, -1, -1)
         own: Any = self._buffers  # as above
         values, columns, starts = [own[name] for name in self.tensors]
         where = (self.stride, self.padding, self.dilation, self.groups, self.activation)
-        return sparse_conv2d(x, values, columns, starts, self.weight_shape, own["bias"], *where, addend)
+        return sparse_conv2d(input, values, columns, starts, self.weight_shape, own["bias"], *where, addend)
 
     def extra_repr(self) -> str:
         shown = f"weight_shape={self.weight_shape}, stride={self.stride}, padding={self.padding}"

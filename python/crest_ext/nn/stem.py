@@ -78,10 +78,10 @@ class StemConv2d(nn.Module):
         around = "same" if type(pad) is SamePad2d else padding
         return cls(*effective(conv), stride, around, dilation, activation, channels_last).train(conv.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        padding = pads(self.padding, x, self.weight.shape[2:], self.stride, self.dilation)
+    def forward(self, input: Tensor) -> Tensor:
+        padding = pads(self.padding, input, self.weight.shape[2:], self.stride, self.dilation)
         where = self.stride, padding, self.dilation
-        return stem_conv2d(x, self.weight, self.bias, *where, self.activation, self.channels_last)
+        return stem_conv2d(input, self.weight, self.bias, *where, self.activation, self.channels_last)
 
     def extra_repr(self) -> str:
         m, c, kh, kw = self.weight.shape

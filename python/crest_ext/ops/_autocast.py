@@ -35,3 +35,20 @@ def register_autocast(op: str) -> None:
                 return call(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
 
         _lib.impl(op, kernel, key)
+
+
+def register_float32(op: str, *places: int) -> None:
+    """Under autocast, give a crest op for inference float32, which alone it takes: a layer before may give less.
+
+    Args:
+        op: its name in torch.ops.crest.
+        places: of the arguments that this is about: x, and what is added.
+    """
+    halves = (torch.bfloat16, torch.float16)
+
+    def kernel(*args: Any) -> Tensor:
+        wide = [a.float() if i in places and a is not None and a.dtype in halves else a for i, a in enumerate(args)]
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return getattr(torch.ops.crest, op)(*wide)
+
+    _lib.impl(op, kernel, _KEYS["cpu"])

@@ -50,6 +50,10 @@ class PackedSparseConv2d(NamedTuple):
         _require(not (starts.diff() > TILE).any(), f"starts must give a cell at most {TILE} non-zeros")
         width = (k - _cells(self) // m * TILE).clamp(max=TILE)
         _require(not (self.columns.long() >= width).any(), "columns must lie within their tiles")
+        rises = self.columns.long().diff() > 0
+        begins = starts[1:-1]
+        rises[begins[(begins > 0) & (begins < nnz)] - 1] = True  # the first of a cell
+        _require(bool(rises.all()), "columns must ascend within a cell")
 
 
 def pack_sparse_conv2d(weight: Tensor, dtype: torch.dtype = torch.float32) -> PackedSparseConv2d:

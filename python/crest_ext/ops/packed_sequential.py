@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._autocast import register_float32
 from crest_ext.ops._grad import refuse_gradients
 from crest_ext.reference import packed_sequential as one_by_one
 
@@ -55,3 +56,6 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
 @torch.library.register_fake("crest::packed_sequential")
 def _fake(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]) -> Tensor:
     return torch.empty_like(one_by_one(x, tensors, steps, torch.ops.crest))
+
+
+register_float32("packed_sequential", 0)

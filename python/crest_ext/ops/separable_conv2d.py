@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._autocast import register_float32
 from crest_ext.ops._grad import refuse_gradients
 from crest_ext.ops.depthwise_conv2d import Ints, out_size, pair
 
@@ -84,3 +85,6 @@ def _fake(
 ) -> Tensor:
     out = out_size(x.shape[2:], depthwise.shape[:2], stride, padding, dilation)
     return x.new_empty((x.shape[0], out_channels, *out)).to(memory_format=torch.channels_last)
+
+
+register_float32("separable_conv2d", 0)

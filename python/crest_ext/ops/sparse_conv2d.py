@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._autocast import register_float32
 from crest_ext.ops._grad import refuse_gradients
 from crest_ext.ops.depthwise_conv2d import Ints, pair
 
@@ -93,3 +94,6 @@ def _fake(
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     out = [(s + 2 * p - r) // t + 1 for s, p, r, t in zip(size, padding, reach, stride, strict=True)]
     return x.new_empty((n, m, *out))
+
+
+register_float32("sparse_conv2d", 0, 11)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crest_ext.ops._autocast import register_float32
 from crest_ext.ops._grad import refuse_gradients
 
 
@@ -68,3 +69,6 @@ def _fake(
     activation: str = "none",
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], out_features))
+
+
+register_float32("sparse_linear", 0)

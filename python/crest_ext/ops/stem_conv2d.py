@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from crest_ext.ops._autocast import register_float32
 from crest_ext.ops._grad import refuse_gradients
 from crest_ext.ops.depthwise_conv2d import Ints, out_size, pair
 
@@ -63,3 +64,6 @@ def _fake(
     out = out_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     y = x.new_empty((x.shape[0], weight.shape[0], *out))
     return y.to(memory_format=torch.channels_last) if channels_last else y
+
+
+register_float32("stem_conv2d", 0)

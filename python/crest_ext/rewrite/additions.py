@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from crest_ext.nn.sparse import SparseConv2d
 from crest_ext.rewrite.calls import called_once, has_hooks
+from crest_ext.rewrite.unchanged import unchanged
 
 SUMS = (operator.add, operator.iadd, torch.add)
 
@@ -21,7 +22,8 @@ def additions_into_convolutions(graph: fx.GraphModule, args: tuple[Any, ...]) ->
     other a result or an input of its shape. A pass over memory is saved for each, and the number of these is returned.
     """
     shapes = Shapes(graph)
-    shapes.run(*args)
+    with unchanged(graph):
+        shapes.run(*args)
     saved, order = 0, {node: float(i) for i, node in enumerate(graph.graph.nodes)}
     for node in list(graph.graph.nodes):
         method = node.op == "call_method" and node.target in ("add", "add_")
@@ -87,8 +89,8 @@ def _can_wait(node: fx.Node, order: dict[fx.Node, float]) -> bool:
 
 def _only_relu(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The ReLU that alone takes a node's result."""
-    (user, *others) = node.users
-    if others or user.op != "call_module" or user.args != (node,) or user.kwargs:
+    user, *others = (*node.users, None)  # none where nothing reads what is computed
+    if user is None or others != [None] or user.op != "call_module" or user.args != (node,) or user.kwargs:
         return None
     relu = graph.get_submodule(str(user.target))
     return user if type(relu) is nn.ReLU and not has_hooks(relu) else None

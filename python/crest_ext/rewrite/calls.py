@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from crest_ext.nn import DepthwiseConv2d, SamePad2d
 from crest_ext.nn.quick import QUICK
+from crest_ext.rewrite.unchanged import unchanged
 
 FOLLOWERS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Conv2d)
 WATCHED = (nn.Linear, DepthwiseConv2d, nn.ZeroPad2d, SamePad2d, *FOLLOWERS, *QUICK)
@@ -27,7 +29,7 @@ class Call:
 
 
 def record(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Call]:
-    """The calls of the watched modules, by name, in one run."""
+    """The calls of the watched modules, and of nn.Sequentials, by name, in one run."""
     calls: dict[str, Call] = {}
 
     def watch(name: str) -> Callable[..., None]:
@@ -38,26 +40,28 @@ def record(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Call]:
 
         return hook
 
-    watched = [(n, m) for n, m in model.named_modules() if type(m) in WATCHED]
+    watched = [(n, m) for n, m in model.named_modules() if type(m) in (*WATCHED, nn.Sequential)]
     hooks = [module.register_forward_hook(watch(name)) for name, module in watched]
     try:
-        model(*args)
+        with unchanged(model):
+            model(*args)
     finally:
         for hook in hooks:
             hook.remove()
     return calls
 
 
-def followers(model: nn.Module, calls: dict[str, Call]) -> dict[str, str]:
+def followers(model: nn.Module, calls: dict[str, Call], args: tuple[Any, ...]) -> dict[str, str]:
     """The module that alone takes another's result, where each stands in one place and is called once.
 
-    A BatchNorm2d, ReLU, ReLU6 or Conv2d without hooks. Neighbours in an nn.Sequential, and where torch.fx can trace the
-    model, those that its graph connects.
+    A BatchNorm2d, ReLU, ReLU6 or Conv2d without hooks. Neighbours in an nn.Sequential that is itself called, once: else
+    the model calls its modules one by one, and may take what lies between them. And where torch.fx can trace the model,
+    those that its graph connects.
     """
     modules = dict(model.named_modules())
     places = [m for parent in model.modules() for m in parent._modules.values() if m is not None]
     pairs = {}
-    for one, two in itertools.chain(_in_sequentials(modules), _in_graph(model)):
+    for one, two in itertools.chain(_in_sequentials(modules, calls), _in_graph(model, args)):
         first, second = modules[one], modules[two]
         if type(first) not in WATCHED or type(second) not in FOLLOWERS:
             continue
@@ -83,10 +87,10 @@ def _before(name: str, calls: Mapping[str, Call]) -> str:
     return next((other for other, call in calls.items() if call.out is calls[name].x and other != name), "")
 
 
-def _in_sequentials(modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
+def _in_sequentials(modules: dict[str, nn.Module], calls: dict[str, Call]) -> Iterator[tuple[str, str]]:
     names = {module: name for name, module in modules.items()}
-    for parent in modules.values():
-        if type(parent) is nn.Sequential:
+    for name, parent in modules.items():
+        if type(parent) is nn.Sequential and name in calls and calls[name].count == 1:
             yield from itertools.pairwise(names[child] for child in parent._modules.values() if child is not None)
 
 
@@ -97,12 +101,26 @@ class Tracer(torch.fx.Tracer):
         return not m._modules or super().is_leaf_module(m, module_qualified_name)
 
 
-def _in_graph(model: nn.Module) -> Iterator[tuple[str, str]]:
+def trace(model: nn.Module, args: tuple[Any, ...], wrote: Callable[[], bool]) -> torch.fx.Graph | None:
+    """The graph of a model, which leaves its constants in the model's attributes; None where torch.fx cannot trace it.
+
+    Or where a graph would not do the same: where the model keeps something from call to call, as `wrote` of `unchanged`
+    tells, or `args` has what may be left out, which a tracing takes for given.
+    """
+    given = list(inspect.signature(model.forward).parameters.values())[: len(args)]
+    if any(parameter.default is not parameter.empty for parameter in given):
+        return None
     try:
         graph = Tracer().trace(model)
-    except Exception:  # Whatever a model's code makes of a tensor that has no values. Its Sequentials are left.
-        return
-    for node in graph.nodes:
+    except Exception:  # whatever a model's code makes of a tensor that has no values
+        return None
+    return None if wrote() else graph
+
+
+def _in_graph(model: nn.Module, args: tuple[Any, ...]) -> Iterator[tuple[str, str]]:
+    with unchanged(model) as wrote:
+        graph = trace(model, args, wrote)
+    for node in graph.nodes if graph else ():
         if node.op == "call_module" and len(node.users) == 1:
             (user,) = node.users
             if user.op == "call_module" and user.args[:1] == (node,):

@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from crest_ext.nn import ChannelMean, Shortcut
-from crest_ext.rewrite.calls import Tracer, has_hooks
+from crest_ext.rewrite.calls import has_hooks, trace
+from crest_ext.rewrite.unchanged import unchanged
 
 Model = TypeVar("Model", bound=nn.Module)
 RELU, POOL = (nn.ReLU, ("inplace",)), ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -44,16 +46,18 @@ def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Mod
     """
     if any(module._modules and has_hooks(module) for module in model.modules()):
         return model  # a graph calls none of those any more
-    try:
-        graph = Tracer().trace(model)
-    except Exception:  # whatever a model's code makes of a tensor that has no values
-        return model
-    found = [(node, made) for node in graph.nodes if (made := _module(node) or _shortcut(node))]
-    found += _called_again(model, graph)
-    if not found and not always:
-        return model
-    found += [(node, made) for node in graph.nodes if (made := _mean(node))]
-    traced = fx.GraphModule(model, graph)
+    with unchanged(model) as wrote:
+        if (graph := trace(model, args, wrote)) is None:
+            return model
+        found = [(node, made) for node in graph.nodes if (made := _module(node) or _shortcut(node))]
+        found += _called_again(model, graph)
+        if not found and not always:
+            return model
+        found += [(node, made) for node in graph.nodes if (made := _mean(node))]
+        try:
+            traced = fx.GraphModule(model, graph)
+        except SyntaxError:  # of a module's name that is a word of Python
+            return model
     for i, (node, module) in enumerate(found):
         name = f"{node.target if isinstance(node.target, str) else node.target.__name__}_{i}"
         parent = model.get_submodule(name.rpartition(".")[0])
@@ -69,11 +73,12 @@ def to_modules(model: Model, args: tuple[Any, ...], always: bool = False) -> Mod
     for node in graph.nodes:
         node.type = None  # of annotations that are strings: nothing that a pickle could import
     traced.recompile()
-    expected = model(*args)
-    try:
-        same = _same(expected, traced(*args))
-    except Exception:  # whatever a graph makes of a default that its tracing took for a tensor
-        return model
+    with unchanged(model):
+        expected = model(*copies(args))
+        try:
+            same = _same(expected, traced(*copies(args)))
+        except Exception:  # whatever a graph makes of a default that its tracing took for a tensor
+            return model
     return traced.train(model.training) if same else model
 
 
@@ -149,6 +154,11 @@ def _called_again(model: nn.Module, graph: fx.Graph) -> list[tuple[fx.Node, nn.M
                 found.append((node, copy.deepcopy(module)))
             seen.add(node.target)
     return found
+
+
+def copies(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """For a model that may write its input."""
+    return tree_map(lambda a: a.clone() if isinstance(a, Tensor) else a, args)
 
 
 def _same(one: Any, two: Any) -> bool:

@@ -44,8 +44,8 @@ def _in_rows(graph: fx.GraphModule, least: int) -> nn.Module | None:
     if sum(made.saved for _, made in rows) <= least:
         return None
     for nodes, made in rows:
-        first, *_, last = made._modules
-        _group(graph, nodes, f"{first}_to_{last}", made.eval())
+        names = list(made._modules)
+        _group(graph, nodes, f"{names[0]}_to_{names[-1]}", made.eval())
     graph.delete_all_unused_submodules()
     graph.recompile()
     return _alone(graph) or graph

@@ -6,7 +6,8 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from crest_ext.nn.masked import Masked
 
@@ -18,15 +19,20 @@ def materialize(model: Model) -> Model:
 
     It computes the same and runs wherever plain modules run: torch.compile, torch.export, ONNX. It is neither smaller
     nor faster by itself. Modules used twice stay shared; a parameter that a masked layer shares with another layer
-    does not, since only one of them is masked.
+    does not, since only one of them is masked. What torch.nn.utils.prune masks becomes plain as well.
 
     Args:
         model: any module, masked layers anywhere in it, or a masked layer itself. Not changed.
     """
-    model = copy.deepcopy(model)
+    # What prune and the old weight_norm compute anew in each call; deepcopy refuses it.
+    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
+    model = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
     for module in model.modules():
         if isinstance(module, Masked):
             _unmask_(module)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -11,17 +12,20 @@ from typing import Any, Literal, TypeVar, cast, overload
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._pytree import tree_flatten
 
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.layers import layers
+from crest_ext.nn.masked import Masked
 from crest_ext.nn.packed_sequential import PackedSequential
 from crest_ext.nn.quick import QUICK
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, before_in_row, followers, has_hooks, record
 from crest_ext.rewrite.chains import Chain, Stem, activation_of, chains, stem
-from crest_ext.rewrite.functions import to_modules
+from crest_ext.rewrite.functions import copies, to_modules
 from crest_ext.rewrite.in_one_call import in_one_call
 from crest_ext.rewrite.materialize import materialize
+from crest_ext.rewrite.unchanged import unchanged
 
 Model = TypeVar("Model", bound=nn.Module)
 BUDGET = 0.2  # seconds to measure each layer, and the whole
@@ -60,12 +64,15 @@ class PackReport:
     reason: str
 
     def __str__(self) -> str:
-        lines = [f"{'layer':<24}{'rows':>8}{'density':>9}  {'kernel':<18}{'dense ms':>10}{'packed ms':>10}  reason"]
-        lines += [
-            f"{l.name:<24}{l.rows:>8}{l.density:>9.3f}  {l.kernel:<18}{_ms(l.dense)}{_ms(l.sparse)}  {l.reason}"
+        wide = max(22, *(len(layer.name) for layer in self.layers), 0) + 2
+        head = f"{'layer':<{wide}}{'rows':>8}{'density':>9}  {'kernel':<18}{'dense ms':>10}{'packed ms':>10}  reason"
+        lines = [head] + [
+            f"{l.name:<{wide}}{l.rows:>8}{l.density:>9.3f}  {l.kernel:<18}{_ms(l.dense)}{_ms(l.sparse)}  {l.reason}"
             for l in self.layers  # noqa: E741
         ]
-        return "\n".join([*lines, f"{'the whole model':<61}{_ms(self.dense)}{_ms(self.packed)}  {self.reason}"])
+        return "\n".join(
+            [*lines, f"{'the whole model':<{wide + 37}}{_ms(self.dense)}{_ms(self.packed)}  {self.reason}"]
+        )
 
 
 @overload
@@ -92,12 +99,14 @@ def pack(
     them, become one call: an `nn.PackedSequential`, for which a model of more than nn.Sequentials is traced; and so do
     the blocks of a residual network. Behind a layer that stays dense, a ReLU works in place. Masked layers that stay
     dense become plain ones with exact zeros, as `materialize` makes them. At last the whole is measured against the
-    materialised model, and if it is not faster, the materialised model is what comes back. So a packed model is for
-    inputs of about the example's size.
+    materialised model, and if it is not faster, or does not give the same results, the materialised model is what comes
+    back; or a copy of the model as it is, if its masked layers are faster than either. So a packed model is for inputs
+    of about the example's size.
 
     The result is an ordinary module in eval mode whose parameters require no gradient, a torch.fx.GraphModule where
-    calls became modules. What is not float32 on the CPU, has hooks, is a subclass of Linear or Conv2d, pads with
-    anything but zeros, or was not called stays dense.
+    calls became modules: it takes the model's arguments in their order. What is not float32 on the CPU, has hooks, is a
+    subclass of Linear or Conv2d, pads with anything but zeros, or was not called stays dense. Weights that
+    torch.nn.utils.prune masks are pruned weights.
 
     Args:
         model: any module, masked or plain. Not changed.
@@ -109,13 +118,19 @@ def pack(
         The model; with explain, (model, report).
     """
     args = example_input if isinstance(example_input, tuple) else (example_input,)
+    with torch.inference_mode(False):  # else what is made would be of no other use
+        result, report = _packed(model, args, dtype)
+    return (result, report) if explain else result
+
+
+def _packed(model: Model, args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Model, PackReport]:
     dense, packed = (materialize(model).eval().requires_grad_(False) for _ in range(2))
     with torch.inference_mode():
         packed = cast("Model", to_modules(packed, args))
     whys = {name: None if type(layer) is DepthwiseConv2d else why for name, layer, why in layers(packed)}
     with torch.inference_mode():
         calls = record(packed, args)
-        follow = followers(packed, calls)
+        follow = followers(packed, calls, args)
         packed = _fold(packed, calls, follow, {name for name, why in whys.items() if why is None})
         modules = dict(packed.named_modules())
         whys |= {name: None for name, module in modules.items() if type(module) in QUICK}
@@ -151,15 +166,58 @@ def pack(
             if activation != "none":
                 packed.set_submodule(after, nn.Identity())
                 chosen[name] = replace(layer, kernel=f"{layer.kernel}, {activation}")
-    seconds, faster, reason = (0.0, 0.0), False, "no layer is faster packed"
+    result, seconds, reason = dense, (0.0, 0.0), "no layer is faster packed"
     if any(layer.kernel != "dense" for layer in chosen.values()):
-        with torch.inference_mode():
+        result, seconds, reason = _better(dense, packed, args, dtype)
+    if any(isinstance(module, Masked) for module in model.modules()):
+        given = copy.deepcopy(model).eval().requires_grad_(False)
+        times = _seconds(given, result, args)
+        if times[0] < 0.9 * times[1]:  # more than noise: plain layers are plainer
+            result, seconds, reason = given, (times[0], times[1]), "as it was: its masked layers are faster"
+    return result, PackReport(tuple(chosen.values()), *seconds, reason)
+
+
+def _better(
+    dense: Model, packed: Model, args: tuple[Any, ...], dtype: torch.dtype
+) -> tuple[Model, tuple[float, float], str]:
+    """The faster one, if the packed one computes the same; the seconds of both, and why."""
+    with torch.inference_mode():
+        with unchanged(dense):
+            expected = dense(*copies(args))
+        try:
             packed = cast("Model", in_one_call(packed, args))
-            seconds = _medians(lambda: dense(*args), lambda: packed(*args))
-        faster = seconds[1] < seconds[0]
-        reason = f"packed, {seconds[0] / seconds[1]:.1f} times as fast" if faster else "dense, which is no slower"
-    result = packed if faster else dense
-    return (result, PackReport(tuple(chosen.values()), *seconds, reason)) if explain else result
+            with unchanged(packed):
+                same = _alike(expected, packed(*copies(args)), dtype)
+        except Exception as error:  # of a model's code that finds another layer than it knows
+            return dense, (0.0, 0.0), f"dense: packed, it raises {type(error).__name__}: {error}"
+    if not same:
+        return dense, (0.0, 0.0), "dense: packed, it computes something else"
+    seconds = _seconds(dense, packed, args)
+    if seconds[1] < seconds[0]:
+        return packed, seconds, f"packed, {seconds[0] / seconds[1]:.1f} times as fast"
+    return dense, seconds, "dense, which is no slower"
+
+
+def _seconds(one: nn.Module, two: nn.Module, args: tuple[Any, ...]) -> tuple[float, float]:
+    with torch.inference_mode(), unchanged(one), unchanged(two):
+        return _medians(lambda: one(*args), lambda: two(*args))
+
+
+def _alike(expected: Any, got: Any, dtype: torch.dtype) -> bool:
+    """Whether two results have the same structure, and numbers but for rounding, that of packed values too."""
+    (ours, structure), (theirs, other) = (tree_flatten(result) for result in (got, expected))
+    if structure != other:
+        return False
+    share = 1e-3 if dtype == torch.float32 else 0.1
+
+    def near(a: Any, b: Any) -> bool:
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+            return type(a) is type(b)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        return not a.is_floating_point() or bool((a - b).nan_to_num().norm() <= share * b.nan_to_num().norm() + 1e-6)
+
+    return all(map(near, ours, theirs))
 
 
 def _activation(kernel: str, modules: dict[str, nn.Module], after: str) -> str:
