@@ -9,7 +9,7 @@ STABLE_TORCH_LIBRARY(crest, m) {
       "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias=None, int[2] stride=1, int[] padding=[0, 0], "
       "int[2] dilation=1, str activation=\"none\") -> Tensor");
   m.def(
-      "depthwise_conv2d_grad_x(Tensor grad, Tensor weight, int[3] size, int[2] stride=1, int[] padding=[0, 0], "
+      "depthwise_conv2d_grad_x(Tensor grad, Tensor weight, SymInt[3] size, int[2] stride=1, int[] padding=[0, 0], "
       "int[2] dilation=1) -> Tensor");
   m.def(
       "depthwise_conv2d_grad_weight(Tensor grad, Tensor x, int[2] kernel_size, int[2] stride=1, "

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
 from crest_ext import (
@@ -266,6 +267,22 @@ def test_exports_with_a_dynamic_batch(memory_format: torch.memory_format) -> Non
     x = torch.randn(4, 5, 9, 9).contiguous(memory_format=memory_format)
     program = torch.export.export(Layer(), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     assert torch.equal(program.module()(x[:3]), Layer()(x[:3]))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_compiles_once_for_images_of_all_sizes(trained: bool) -> None:
+    weight = torch.randn(4, 1, 3, 3, requires_grad=trained)
+
+    def layer(x: Tensor) -> Tensor:
+        return depthwise_conv2d(x, weight, None, 2, 1, 1, "relu").sum()
+
+    backend = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, dynamic=True, fullgraph=True, backend=backend)
+    for size in range(8, 12):
+        x = torch.randn(1, 4, size, size + 1, requires_grad=True)
+        got, expected = (torch.autograd.grad(f(x), x)[0] for f in (compiled, layer))
+        torch.testing.assert_close(got, expected)
+    assert backend.frame_count == 1
 
 
 x, weight = torch.zeros(2, 4, 5, 6), torch.zeros(4, 1, 3, 3)
