@@ -144,6 +144,21 @@ class Branches(Functional):
         return super().forward(x if x.sum() > 1e9 else 2 * x)
 
 
+class Two(Functional):
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x)
+        return {"first": y, "more": (F.relu(y - 1), y)}
+
+
+def test_results_of_any_structure() -> None:
+    model, x = Two().eval(), torch.randn(2, 1, 12, 12)
+    traced = to_modules(model, (x,))
+    assert isinstance(traced, fx.GraphModule)
+    got, expected = traced(x), model(x)
+    assert torch.equal(got["first"], expected["first"])
+    assert all(map(torch.equal, got["more"], expected["more"]))
+
+
 class Random(Functional):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + F.relu(torch.rand(1))

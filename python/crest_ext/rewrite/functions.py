@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from crest_ext.nn import ChannelMean, Shortcut
 from crest_ext.rewrite.calls import has_hooks, trace
@@ -162,4 +162,7 @@ def copies(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _same(one: Any, two: Any) -> bool:
-    return isinstance(one, Tensor) and isinstance(two, Tensor) and torch.equal(one, two)
+    """Whether two results are the same tensors, in the same structure."""
+    (ones, structure), (twos, other) = tree_flatten(one), tree_flatten(two)
+    tensors = all(isinstance(t, Tensor) for t in (*ones, *twos))
+    return structure == other and tensors and all(map(torch.equal, ones, twos))
