@@ -49,6 +49,7 @@ PATTERNS: dict[str, Callable[[Tensor], Tensor]] = {
     "everything": lambda w: w,
     "one weight": one,
     "one filter": lambda w: w * (torch.arange(len(w)) == 4)[:, None, None, None],
+    "one full filter": lambda w: torch.where(torch.arange(len(w))[:, None, None, None] == 4, w, w * (w > 1.5)),
     "one channel": lambda w: w * (torch.arange(w.shape[1]) == 19)[:, None, None],
     "the middle": lambda w: w * torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]]),
     "empty filters and channels": lambda w: w * (torch.arange(len(w)) % 3 > 0)[:, None, None, None] * (w > 0),
@@ -138,6 +139,13 @@ def test_what_is_not_finite(kernel: int, value: float, isa: str) -> None:
     got = sparse_conv2d(x, *packed, padding=padding)
     assert not got[reached].isfinite().any()
     assert torch.equal(got[~reached], clean[~reached])
+    # A ReLU keeps a NaN, as torch's does.
+    assert torch.equal(sparse_conv2d(x, *packed, padding=padding, activation="relu").isnan(), got.isnan())
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_columns_past_sixteen_bits(kernel: int, isa: str) -> None:
+    check(torch.randn(1, 70_001 // kernel**2, 4, 5), sparse(3, 70_001 // kernel**2, kernel, kernel, density=0.01))
 
 
 def test_threads_agree() -> None:
