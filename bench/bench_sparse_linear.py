@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import crest_ext
-from peers import deepsparse, openvino_options
+from peers import deepsparse, inductor, openvino_options
 from timing import compare
 
 LAYERS = {
@@ -157,7 +157,7 @@ def run(benchmark: Any, layer: str, zeros: float, n: int, threads: int) -> None:
     if benchmark.enabled:
         dense = nn.Linear(k, m, device="meta")
         dense.weight, dense.bias = (nn.Parameter(t, requires_grad=False) for t in (weight, bias))
-        made["DeepSparse"] = deepsparse(dense, x)
+        made |= {"torch.compile": inductor(dense, x), "DeepSparse": deepsparse(dense, x)}
     large = m * k > 1 << 20  # else the product that is the limit of arithmetic leaves nothing of ours in cache
     compare(
         benchmark,

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import os
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -140,8 +141,23 @@ def dense(module: nn.Module, x: Tensor) -> dict[str, Function | str]:
 
 
 def engines(module: nn.Module, x: Tensor) -> dict[str, Function | str]:
-    """Those that pay for zeros, and the one that does not."""
-    return dense(module, x) | {"DeepSparse": deepsparse(module, x)}
+    """Those that pay for zeros, torch's compiler, and the one that gains from them."""
+    return dense(module, x) | {"torch.compile": inductor(module, x), "DeepSparse": deepsparse(module, x)}
+
+
+def inductor(module: nn.Module, x: Tensor) -> Function | str:
+    """By torch.compile, with weights in the layout of its kernels."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name):
+        return "no C++ compiler"
+    torch.compiler.reset()
+    compiled = torch.compile(copy.deepcopy(module).requires_grad_(False), options={"freezing": True})
+
+    def run() -> Tensor:
+        with torch.no_grad():  # or it does not change weights
+            return compiled(x)  # type: ignore[no-any-return]
+
+    run()
+    return run
 
 
 def _with_onnx(module: nn.Module, x: Tensor, load: Callable[[Path], Any]) -> Any:
