@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrizations import weight_norm
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from crest_ext import Surgery, SurgeryConfig
@@ -232,3 +233,23 @@ def test_decay_groups_of_one_kind() -> None:
     assert (len(group["params"]), group["weight_decay"]) == (4, 0.1)
     (group,) = decay_groups(nn.Conv2d(4, 4, 3, groups=4, bias=False), 0.1)
     assert group["weight_decay"] == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d],
+    ids=lambda kind: str(kind.__name__),
+)
+@pytest.mark.parametrize("normed", [False, True])
+def test_decay_groups_of_any_convolution(kind: type[nn.Conv2d], normed: bool) -> None:
+    conv: nn.Module = kind(4, 8, 3, groups=4)
+    decayed, spared = decay_groups(weight_norm(conv) if normed else conv, 0.1)
+    assert [p.shape for p in decayed["params"]] == [(8,)]  # the bias
+    assert len(spared["params"]) == 1 + normed
+    (group,) = decay_groups(kind(4, 8, 3, groups=2), 0.1)
+    assert (len(group["params"]), group["weight_decay"]) == (2, 0.1)
+
+
+def test_decay_groups_refuse_to_grow() -> None:
+    with pytest.raises(ValueError, match=r"^decay_groups: weight_decay must be at least 0, got -0\.1$"):
+        decay_groups(nn.Linear(2, 2), -0.1)

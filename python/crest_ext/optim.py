@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim.sgd import SGD, sgd
 
 from crest_ext.methods.surgery import Part, Surgery, in_memory_order
@@ -18,18 +19,27 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
         optimizer = torch.optim.SGD(decay_groups(model, 4e-5), lr=0.045, momentum=0.9)
 
-    Depthwise are convolutions of which each filter sees one channel; all else decays, as where one group holds it all.
+    Depthwise are convolutions of which each filter sees one of several channels, transposed ones as well; with
+    weight_norm, or any other parametrization of their weight, nothing of it decays. All else does, biases too, as
+    where one group holds it all.
 
     Args:
         model: whose parameters, each once.
-        weight_decay: of all but the depthwise filters.
+        weight_decay: of all but the depthwise filters, at least 0.
 
     Returns:
         Two groups with their own weight_decay, or one where the model has no such filters, or nothing else.
 
+    Raises:
+        ValueError: weight_decay is negative.
+
     Source: Howard et al., "MobileNets: Efficient CNNs for Mobile Vision Applications", 2017, section 3.2.
     """
-    spared = {m.weight for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1}
+    if not weight_decay >= 0:
+        raise ValueError(f"decay_groups: weight_decay must be at least 0, got {weight_decay}")
+    depthwise = [m for m in model.modules() if isinstance(m, _ConvNd) and m.groups == m.in_channels > 1]
+    # A parametrized weight is in several parameters, none of which is called so.
+    spared = {p for m in depthwise for name, p in m.named_parameters() if "bias" not in name.split(".")}
     parts = ([p for p in model.parameters() if (p in spared) == among] for among in (False, True))
     groups = [{"params": part, "weight_decay": decay} for part, decay in zip(parts, (weight_decay, 0.0), strict=True)]
     return [group for group in groups if group["params"]]
