@@ -31,8 +31,7 @@ def test_drops_in(arguments: dict[str, Any], multiplier: int) -> None:
     assert ours.weight is plain.weight
     assert ours.bias is plain.bias
     assert not ours.training
-    valid = arguments | ({"padding": 0} if arguments.get("padding") == "valid" else {})
-    fresh = DepthwiseConv2d(6, **valid, multiplier=multiplier)
+    fresh = DepthwiseConv2d(6, **arguments, multiplier=multiplier)
     fresh.load_state_dict(plain.state_dict())
     assert torch.equal(fresh(x), ours(x))
     assert fresh.state_dict().keys() == plain.state_dict().keys()
@@ -76,10 +75,15 @@ def test_refuses() -> None:
         DepthwiseConv2d.from_conv2d(nn.Conv2d(4, 4, 3, groups=2))
     with pytest.raises(ValueError, match=r"^DepthwiseConv2d: padding_mode must be zeros, got reflect$"):
         DepthwiseConv2d.from_conv2d(nn.Conv2d(4, 4, 3, groups=4, padding=1, padding_mode="reflect"))
+    with pytest.raises(ValueError, match=r"^DepthwiseConv2d: padding_mode must be zeros, got circular$"):
+        DepthwiseConv2d(4, 3, padding=1, padding_mode="circular")
+    with pytest.raises(ValueError, match=r"^depthwise_conv2d: x must have .*, got "):
+        DepthwiseConv2d(4, 3)(torch.zeros(4, 5, 5))
     for channels, multiplier in ((0, 1), (3, 0)):
         message = rf"^DepthwiseConv2d: channels and multiplier must be at least 1, got {channels} and {multiplier}$"
         with pytest.raises(ValueError, match=message):
             DepthwiseConv2d(channels, 3, multiplier=multiplier)
     for padding in ((1, 1, 1), "full"):
-        with pytest.raises(ValueError, match=r"^DepthwiseConv2d: padding must be 1, 2 or 4 ints or 'same', got "):
+        message = r"^DepthwiseConv2d: padding must be 1, 2 or 4 ints, 'same' or 'valid', got "
+        with pytest.raises(ValueError, match=message):
             DepthwiseConv2d(3, 3, padding=padding)

@@ -24,17 +24,20 @@ def pads(
 class DepthwiseConv2d(nn.Conv2d):
     """torch.nn.Conv2d with groups == in_channels, on `depthwise_conv2d`: the same state_dict. ONNX gets torch's own.
 
+    x: (n, channels, h, w); a single (channels, h, w), which torch takes too, needs its unsqueeze(0).
+
     Args:
         channels: in_channels and groups.
         kernel_size, stride, dilation, bias: as there.
-        padding: one int, two, four (top, bottom, left, right), or "same": TensorFlow's SAME, so many zeros that the
-            result has ceil(size / stride), an odd one below and at the right; with a stride of 1 as in torch.
+        padding: one int, two, four (top, bottom, left, right), "valid": none, or "same": TensorFlow's SAME, so many
+            zeros that the result has ceil(size / stride), an odd one below and at the right; with a stride of 1 as in
+            torch.
         multiplier: out_channels / channels.
         activation: "none", "relu" or "relu6", in the same pass.
-        factory: device and dtype.
+        factory: device and dtype; padding_mode must be "zeros".
 
     Raises:
-        ValueError: channels or multiplier is not positive, or padding is not as above.
+        ValueError: channels or multiplier is not positive, or padding or padding_mode is not as above.
     """
 
     def __init__(
@@ -54,9 +57,11 @@ class DepthwiseConv2d(nn.Conv2d):
             raise ValueError(
                 f"DepthwiseConv2d: channels and multiplier must be at least 1, got {channels} and {multiplier}"
             )
-        pads = (padding, padding) if isinstance(padding, int) else padding
+        if (mode := factory.get("padding_mode", "zeros")) != "zeros":
+            raise ValueError(f"DepthwiseConv2d: padding_mode must be zeros, got {mode}")
+        pads = (padding, padding) if isinstance(padding, int) else (0, 0) if padding == "valid" else padding
         if pads != "same" and (isinstance(pads, str) or len(pads) not in (2, 4)):
-            raise ValueError(f"DepthwiseConv2d: padding must be 1, 2 or 4 ints or 'same', got {padding!r}")
+            raise ValueError(f"DepthwiseConv2d: padding must be 1, 2 or 4 ints, 'same' or 'valid', got {padding!r}")
         super().__init__(channels, channels * multiplier, kernel_size, stride, 0, dilation, channels, bias, **factory)
         self.padding, self.activation = pads, activation
 
@@ -69,17 +74,16 @@ class DepthwiseConv2d(nn.Conv2d):
         """
         if conv.groups != conv.in_channels:
             raise ValueError(f"DepthwiseConv2d: groups must be in_channels, {conv.in_channels}, got {conv.groups}")
-        if conv.padding_mode != "zeros":
-            raise ValueError(f"DepthwiseConv2d: padding_mode must be zeros, got {conv.padding_mode}")
         module = cls(
             conv.in_channels,
             cast("tuple[int, int]", conv.kernel_size),
             cast("tuple[int, int]", conv.stride),
-            0 if conv.padding == "valid" else conv.padding,
+            conv.padding,
             cast("tuple[int, int]", conv.dilation),
             conv.bias is not None,
             multiplier=conv.out_channels // conv.in_channels,
             activation=activation,
+            padding_mode=conv.padding_mode,
             device="meta",
         )
         module.weight, module.bias = conv.weight, conv.bias
