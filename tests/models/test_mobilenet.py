@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from crest_ext.models import create_model, multiply_adds
+from crest_ext.models import MobileNetV1, create_model, multiply_adds
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # Parameters, and multiply-adds at 224, 192, 160 and 128 pixels: table 1 of the paper by the formulas of its section 3.
@@ -60,9 +60,54 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+def test_resolution_is_kept_and_changes_no_weight() -> None:
+    model = create_model("mobilenet_v1", width_mult=0.25, resolution=128)
+    assert (model.resolution, model.input_shape) == (128, (3, 128, 128))
+    assert sum(p.numel() for p in model.parameters()) == WIDTHS[0.25][0]
+    assert sum(multiply_adds(model, torch.zeros(1, *model.input_shape)).values()) == WIDTHS[0.25][1][3]
+    assert create_model("mobilenet_v1", width_mult=0.25).resolution == 224
+    assert create_model("mobilenet_v1", width_mult=0.25, small=True).resolution == 32
+
+
+def published(width: float = 0.25) -> dict[str, Tensor]:
+    """Weights of another network in the layout of the published ones."""
+    model = create_model("mobilenet_v1", width_mult=width, num_classes=5, folded=True, activation="relu6")
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return state | {"fc.weight": state["fc.weight"][..., None, None]}
+
+
+@pytest.mark.parametrize("width", [0.25, 0.75])
+def test_from_published_finds_width_and_classes(width: float) -> None:
+    weights, x = published(width), torch.rand(2, 3, 32, 32) * 2 - 1
+    model = MobileNetV1.from_published(weights, resolution=160)
+    assert (model.fc.out_features, model.resolution) == (5, 160)
+    torch.testing.assert_close(model(x), plain(weights, x), rtol=1e-4, atol=1e-4)
+    linear = MobileNetV1.from_published(weights | {"fc.weight": weights["fc.weight"].flatten(1)})
+    assert torch.equal(linear(x), model(x))
+
+
+def test_from_published_refuses() -> None:
+    weights = published()
+    without = {name: tensor for name, tensor in weights.items() if name != "block3.dw.bias"}
+    for wrong, message in [
+        ({}, "weights must hold stem.weight, got nothing"),
+        (without, "weights must hold block3.dw.bias"),
+        (weights | {"bn.weight": torch.ones(1)}, "weights must not hold bn.weight"),
+        (
+            weights | {"block1.pw.weight": torch.ones(17, 8, 1, 1)},
+            r"block1.pw.weight of width 0.25 must have shape \(16, 8, 1, 1\), got \(17, 8, 1, 1\)",
+        ),
+    ]:
+        with pytest.raises(ValueError, match=f"^MobileNetV1: {message}$"):
+            MobileNetV1.from_published(wrong)
+
+
 def test_refuses() -> None:
     with pytest.raises(ValueError, match=r"^MobileNetV1: width_mult must be at least 1/32, got 0\.01$"):
         create_model("mobilenet_v1", width_mult=0.01)
+    for resolution in (0, 128.0):
+        with pytest.raises(ValueError, match=r"^MobileNetV1: resolution must be an int of at least 1, got "):
+            create_model("mobilenet_v1", resolution=resolution)
     with pytest.raises(ValueError, match=r"^MobileNetV1: activation must be one of relu, relu6, got 'gelu'$"):
         create_model("mobilenet_v1", activation="gelu")
 
@@ -86,8 +131,8 @@ def test_published_weights(width: str, pixels: int) -> None:
     if not path.exists():
         pytest.skip(f"no {path}")
     weights = load_file(path)
-    model = create_model("mobilenet_v1", width_mult=float(width), num_classes=1001, folded=True, activation="relu6")
-    model.load_state_dict(weights | {"fc.weight": weights["fc.weight"].flatten(1)})
+    model = MobileNetV1.from_published(weights, resolution=pixels)
+    assert model.fc.weight.shape == (1001, 1024 * float(width))
     x = torch.rand(2, 3, pixels, pixels) * 2 - 1
     with torch.no_grad():
         got, expected = model.eval()(x), plain(weights, x)

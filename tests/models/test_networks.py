@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from crest_ext import data
-from crest_ext.models import create_model
+from crest_ext.models import MODELS, create_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 # name, parameters, shape of a sample, number of classes
@@ -31,6 +31,13 @@ def test_parameters_and_shapes(name: str, parameters: int, shape: tuple[int, ...
     model = create_model(name).eval()
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert model(torch.rand(2, *shape)).shape == (2, classes)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_input_shape_is_one_it_takes(name: str) -> None:
+    with torch.device("meta"):  # no weights, no work
+        model = create_model(name).eval()
+        assert model(torch.empty(2, *model.input_shape)).shape[0] == 2
 
 
 def test_arguments_reach_the_network() -> None:

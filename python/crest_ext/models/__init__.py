@@ -54,6 +54,8 @@ __all__ = [
 def create_model(name: str, **kwargs: Any) -> nn.Module:
     """A network with its paper's initial weights, drawn from torch's generator.
 
+    Its `input_shape` is that of the sample it is meant for.
+
     Args:
         name: one of MODELS.
         **kwargs: of the network's class.

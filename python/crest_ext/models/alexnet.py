@@ -12,6 +12,8 @@ class AlexNet(nn.Module):
     Source: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep CNNs", NIPS 2012; Caffe's bvlc_alexnet.
     """
 
+    input_shape = (3, 227, 227)
+
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 96, 11, stride=4)

@@ -22,6 +22,8 @@ class ConvNet(nn.Module):
         Neural Networks", NIPS 2016, table 3.
     """
 
+    input_shape = (3, 32, 32)
+
     def __init__(self, classes: int = 10, dropout: float = 0.0) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(3, 32, 5, padding=2)

@@ -31,6 +31,8 @@ class Dec3(nn.Module):
         Jaderberg, Vedaldi, Zisserman, "Deep Features for Text Spotting", ECCV 2014.
     """
 
+    input_shape = (1, 24, 24)
+
     def __init__(self, classes: int = 36, neurons: int = 512) -> None:
         super().__init__()
         self.pair1 = pair(1, 96, 9, padding=4)
@@ -58,6 +60,8 @@ class Dec8(nn.Module):
     Source: Alvarez, Petersson, "DecomposeMe: Simplifying ConvNets for End-to-End Learning", 2016; Alvarez, Salzmann,
         "Learning the Number of Neurons in Deep Networks", NIPS 2016, section 4.1.
     """
+
+    input_shape = (3, 224, 224)
 
     def __init__(self, classes: int = 1000, neurons: int = 512) -> None:
         super().__init__()

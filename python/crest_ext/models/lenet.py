@@ -21,6 +21,8 @@ def caffe_xavier_(model: nn.Module) -> None:
 class LeNet300100(nn.Module):
     """784 - 300 - 100 - 10, 266,610 parameters. x: (n, ...) of 784 values each, MNIST / 256."""
 
+    input_shape = (1, 28, 28)
+
     def __init__(self) -> None:
         super().__init__()
         self.ip1 = nn.Linear(784, 300)
@@ -36,6 +38,8 @@ class LeNet300100(nn.Module):
 
 class LeNet5(nn.Module):
     """Caffe's LeNet: no activation after the convolutions. 431,080 parameters. x: (n, 1, 28, 28), MNIST / 256."""
+
+    input_shape = (1, 28, 28)
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,6 +58,8 @@ class LeNet5(nn.Module):
 
 class LeNetDigits(LeNet5):
     """LeNet5 with 3x3 kernels, for 8x8 images: 114,760 parameters. x: (n, 1, 8, 8) in [0, 1]."""
+
+    input_shape = (1, 8, 8)
 
     def __init__(self) -> None:
         nn.Module.__init__(self)

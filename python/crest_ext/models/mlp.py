@@ -17,6 +17,8 @@ class MLP(nn.Module):
         filler: N(0, 2 / fan_in), biases 0.
     """
 
+    input_shape = (1, 28, 28)
+
     def __init__(self, dropout: float = 0.0, input_dropout: float = 0.0) -> None:
         super().__init__()
         self.ip1 = nn.Linear(784, 500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -40,13 +41,17 @@ class MobileNetV1(nn.Module):
     Args:
         width_mult: alpha of the paper: the share of each layer's channels, rounded down.
         num_classes: outputs.
+        resolution: rho of the paper times 224: the side of the images the network is meant for, 224, 192, 160 or 128
+            there; default: 224, or 32 of a small one. It changes neither parameters nor what the network takes, which
+            is images of any size: it is kept, and `input_shape`, (3, resolution, resolution), is what `crest inspect`
+            gives the network.
         shallow: without the five blocks of 512 channels between those that change the size.
         small: for 32x32 images: two of the five layers that halve the image keep it.
         folded: for weights that BatchNorm has been folded into: convolutions with biases, and no BatchNorm.
         activation: "relu", the paper's, or "relu6", that of the authors' code.
 
     Raises:
-        ValueError: the width leaves no channels, or the activation is unknown.
+        ValueError: the width leaves no channels, the resolution is no positive int, or the activation is unknown.
 
     Source: Howard et al., "MobileNets: Efficient CNNs for Mobile Vision Applications", 2017, table 1.
     """
@@ -56,6 +61,7 @@ class MobileNetV1(nn.Module):
         width_mult: float = 1.0,
         num_classes: int = 1000,
         *,
+        resolution: int | None = None,
         shallow: bool = False,
         small: bool = False,
         folded: bool = False,
@@ -64,8 +70,12 @@ class MobileNetV1(nn.Module):
         super().__init__()
         if not 32 * width_mult >= 1:
             raise ValueError(f"MobileNetV1: width_mult must be at least 1/32, got {width_mult}")
+        resolution = (32 if small else 224) if resolution is None else resolution
+        if type(resolution) is not int or resolution < 1:
+            raise ValueError(f"MobileNetV1: resolution must be an int of at least 1, got {resolution!r}")
         if activation not in ACTIVATIONS:
             raise ValueError(f"MobileNetV1: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        self.resolution, self.input_shape = resolution, (3, resolution, resolution)
         channels, names, first = int(32 * width_mult), [], 1 if small else 2
         self.same = SamePad2d((3, 3), (first, first))
         self.stem = convolution(nn.Conv2d(3, channels, 3, first, bias=folded), folded)
@@ -80,6 +90,40 @@ class MobileNetV1(nn.Module):
                 channels = int(wide * width_mult)
         self.names = tuple(names)
         self.fc = nn.Linear(channels, num_classes)
+
+    @classmethod
+    def from_published(cls, weights: Mapping[str, Tensor], resolution: int | None = None) -> MobileNetV1:
+        """The network of weights that its authors published, BatchNorm folded into them.
+
+            model = MobileNetV1.from_published(safetensors.torch.load_file(path))
+
+        Width and classes are those of the weights; the activation is ReLU6. There are 1001 classes of ImageNet in the
+        published ones, the first of which is "background". x: (n, 3, h, w), pixels of 0 to 255 as x / 128 - 1.
+
+        Args:
+            weights: weight and bias of stem, block{i}.dw, block{i}.pw and fc, the last one's as of a 1x1 convolution,
+                (classes, channels, 1, 1), or of a linear layer.
+            resolution: as above; the weights do not tell.
+
+        Raises:
+            ValueError: a name is missing or unknown, or a shape is not that of such a network.
+        """
+        for name in ("stem.weight", "fc.weight"):
+            if name not in weights or weights[name].dim() < 2:
+                raise ValueError(f"MobileNetV1: weights must hold {name}, got {', '.join(weights) or 'nothing'}")
+        state = {name: tensor.flatten(1) if name == "fc.weight" else tensor for name, tensor in weights.items()}
+        width, classes = len(state["stem.weight"]) / 32, len(state["fc.weight"])
+        model = cls(width, classes, resolution=resolution, folded=True, activation="relu6")
+        expected = model.state_dict()
+        for name in sorted(expected.keys() ^ state.keys()):
+            holds = "hold" if name in expected else "not hold"
+            raise ValueError(f"MobileNetV1: weights must {holds} {name}")
+        for name, tensor in expected.items():
+            if state[name].shape != tensor.shape:
+                rule = f"{name} of width {width:g} must have shape {tuple(tensor.shape)}"
+                raise ValueError(f"MobileNetV1: {rule}, got {tuple(state[name].shape)}")
+        model.load_state_dict(state)
+        return model
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem_activation(self.stem(self.same(x)))

@@ -38,6 +38,8 @@ class ResNet(nn.Module):
     Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
     """
 
+    input_shape = (3, 32, 32)
+
     def __init__(self, depth: int = 20, classes: int = 10) -> None:
         super().__init__()
         if depth < 8 or depth % 6 != 2:

@@ -52,6 +52,8 @@ class Shallow(nn.Sequential):
             width exceeds the budget.
     """
 
+    input_shape = (3, SIDE, SIDE)
+
     def __init__(
         self,
         conv_layers: int = 1,
@@ -141,6 +143,8 @@ class Teacher(nn.Sequential):
     Raises:
         ValueError: an argument breaks a bound.
     """
+
+    input_shape = (3, SIDE, SIDE)
 
     def __init__(
         self,
