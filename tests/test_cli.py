@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from crest_ext import _C, __version__, cli, data, report, train
 from crest_ext.cli.demo import interleaved
 from crest_ext.container import load_file, safe_open, save_file
-from crest_ext.models import MODELS
+from crest_ext.models import MODELS, LayerCost
 from crest_ext.rewrite import PackedLayer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -144,6 +144,57 @@ def test_inspect_shared_bytes(tmp_path: Path) -> None:
     found = {t["name"]: t["bytes"] for t in ok("inspect", str(file))["tensors"]}
     assert entry.length - 1 <= sum(found.values()) <= entry.length
     assert found["zeros"] * 10 < found["any"]
+
+
+def test_inspect_a_network() -> None:
+    """What the paper says of MobileNet, layer by layer."""
+    name = "mobilenet_v1(width_mult=.25, resolution=128)"
+    found = ok("inspect", "--model", name)
+    assert (found["input"], found["threads"], found["rounds"]) == ([1, 3, 128, 128], 1, 11)
+    assert (found["multiply_adds"], found["parameters"]) == (13_570_048, 470_072)
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    assert list(layers)[:3] == ["same", "stem.0", "stem.1"] and list(layers)[-1] == "fc"
+    assert sum(layer["parameters"] for layer in layers.values()) == found["parameters"]
+    assert sum(layer["bytes"] for layer in layers.values()) == found["bytes"] == 4 * (470_072 + 5_472) + 8 * 27
+    conv = layers["block2.dw.0"]
+    assert (conv["shape"], conv["multiply_adds"], conv["parameters"]) == ([1, 16, 32, 32], 9 * 16 * 32**2, 9 * 16)
+    assert (layers["stem.1"]["multiply_adds"], layers["stem.1"]["bytes"]) == (None, 4 * 8 * 4 + 8)
+    assert min(found["seconds"], *(layer["seconds"] for layer in layers.values())) > 0
+    text = printed(report.NetworkReport(**{**found, "layers": tuple(LayerCost(**v) for v in layers.values())}))
+    assert "13,570,048" in text and f"{conv['seconds'] * 1e3:.3f}" in text
+    assert "1 x 3 x 128 x 128, 1 thread(s), median of 11 runs" in text
+    assert ok("inspect", "--model", name, "--input", "3x32x32", "--rows", 2)["input"] == [2, 3, 32, 32]
+
+
+def test_inspect_the_users_own_network(folder: Path) -> None:
+    found = ok("inspect", "--model", "own:net", "--data", "own:loaders", "--rows", 5, "--threads", 1)
+    assert [(layer["name"], layer["multiply_adds"]) for layer in found["layers"]] == [
+        ("0", None),
+        ("1", 5 * 6 * 8),
+        ("2", None),
+        ("3", 5 * 8 * 2),
+    ]
+    assert found["input"] == [5, 6]
+    assert ok("inspect", "--model", "own:net", "--input", "6")["input"] == [1, 6]
+    for args, message in [
+        ((), "inspect: must be given a file or --model, got neither"),
+        (("x.crest", "--model", "lenet_5"), "inspect: must be given a file or --model, got both"),
+        (("--model", "own:net"), "--input: must be given, or --data: the model has no input_shape"),
+        (("--model", "own:net", "--input", "3xy"), "--input: must be sizes as in 3x224x224, got 3xy"),
+        (
+            ("--model", "own:net", "--data", "own:loaders", "--input", "6"),
+            "--input: must be left out with --data, got 6",
+        ),
+    ]:
+        assert fails("inspect", *args) == message
+
+
+def test_arguments_of_a_named_network(folder: Path) -> None:
+    for model in ("lenet_5(3)", "alexnet(classes=x)", "alexnet(**{})", "alexnet(", "os.system(classes=3)"):
+        message = f"--model: must be as in mobilenet_v1(width_mult=0.5, small=True), got {model}"
+        assert fails("inspect", "--model", model) == message
+    assert fails("inspect", "--model", "resnet20(width=3)").endswith("got an unexpected keyword argument 'width'")
+    assert fails("inspect", "--model", "system(width=3)").startswith("create_model: name must be one of ")
 
 
 def test_bench(folder: Path) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from crest_ext.models import LayerCost
 from crest_ext.rewrite import PackedLayer
 from crest_ext.train import PhaseResult, Trial
 
@@ -159,6 +160,42 @@ class InspectReport(Report):
         columns = ("tensor", "dtype", "shape", "density", "codec", "bytes", "bits/weight")
         notes = [Text(f"{key}: {value}") for key, value in self.metadata.items()]
         return Group(grid(columns, rows, self.file), *notes)
+
+
+@dataclass(frozen=True)
+class NetworkReport(Report):
+    """What a network costs, layer by layer. Times are seconds, medians of so many rounds."""
+
+    model: str
+    input: tuple[int, ...]
+    threads: int
+    rounds: int
+    layers: tuple[LayerCost, ...]
+    multiply_adds: int
+    parameters: int
+    bytes: int  # of all parameters and buffers
+    seconds: float
+
+    def table(self) -> Group:
+        rows: list[tuple[object, ...]] = [
+            (
+                a.name or "itself",
+                "" if a.shape is None else _shape(a.shape),
+                "" if a.multiply_adds is None else f"{a.multiply_adds:,}",
+                f"{a.parameters:,}",
+                f"{a.bytes:,}",
+                "" if a.seconds is None else _ms(a.seconds),
+            )
+            for a in self.layers
+        ]
+        total = f"{self.multiply_adds:,}", f"{self.parameters:,}", f"{self.bytes:,}", _ms(self.seconds)
+        rows.append(("the whole model", "", *total))
+        columns = ("layer", "output", "multiply-adds", "parameters", "bytes", "ms")
+        closing = (
+            f"Input {_shape(self.input)}, {self.threads} thread(s), median of {self.rounds} runs. The whole model is "
+        )
+        closing += "timed without timers in it, and with what is computed between layers."
+        return Group(grid(columns, rows, self.model), Text(closing))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor, nn
+from torch import nn
 
 from crest_ext import __version__, report, train
 from crest_ext.cli.common import (
@@ -18,10 +17,12 @@ from crest_ext.cli.common import (
     ModelName,
     Out,
     RecipeName,
+    Rows,
     Seed,
     Threads,
     bars,
     closed_name,
+    first_samples,
     make_data,
     make_model,
     prepare,
@@ -125,17 +126,6 @@ def _load(file: Path, model: str | None, data: str | None) -> tuple[nn.Module, t
     return network, make_data(data, metadata.get("data"))
 
 
-def _first(batches: Iterable[tuple[Tensor, Tensor]], rows: int) -> Tensor:
-    """As many samples, or all there are."""
-    parts, count = [], 0
-    for x, _ in batches:
-        parts.append(x)
-        count += len(x)
-        if count >= rows:
-            break
-    return torch.cat(parts)[:rows]
-
-
 @app.command(name="eval")
 @user_errors
 def eval_(file: File, model: ModelName = None, data: DataName = None, as_json: Json = False) -> None:
@@ -152,14 +142,14 @@ def bench(
     file: File,
     model: ModelName = None,
     data: DataName = None,
-    rows: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 64,
+    rows: Rows = 64,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Which layers of a saved network are faster on sparse kernels here, and by how much."""
     prepare(0, threads)
     network, samples = _load(file, model, data)
-    batch = _first(train.loaders(samples)[1], rows)
+    batch = first_samples(train.loaders(samples)[1], rows)
     _, found = pack(network, batch, explain=True)
     measured = report.BenchReport(
         str(file), len(batch), torch.get_num_threads(), found.layers, found.dense, found.packed, found.reason

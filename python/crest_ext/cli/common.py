@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
@@ -14,7 +15,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 from crest_ext import data as datasets
 from crest_ext import train
@@ -29,8 +30,14 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Default: torch's. One 
 Out = Annotated[Path, typer.Option(help="The file to write.")]
 RecipeName = Annotated[str, typer.Option("--recipe", help="A recipe's name (see `crest train --help`) or a YAML file.")]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="A name, or package.module:function that returns an nn.Module.")
+    str | None,
+    typer.Option(
+        "--model",
+        help='A name, also with arguments as in "mobilenet_v1(width_mult=0.5)", or package.module:function that '
+        "returns an nn.Module.",
+    ),
 ]
+Rows = Annotated[int, typer.Option(min=1, help="Samples in a batch.")]
 DataName = Annotated[
     str | None,
     typer.Option(
@@ -72,12 +79,31 @@ def make_model(name: str | None, otherwise: str | None) -> nn.Module:
     name = name or otherwise
     if not name:
         raise ValueError("--model: must be given: neither recipe nor file names a model")
-    if ":" not in name:
-        return create_model(name)
+    if "(" in name or ":" not in name:
+        return _created(name)
     model = imported(name, "--model")
     if not isinstance(model, nn.Module):
         raise ValueError(f"--model: {name} must return an nn.Module, got {type(model).__name__}")
     return model
+
+
+def _created(name: str) -> nn.Module:
+    """create_model of `name` or `name(argument=value, ...)`, which runs no code but the network's own."""
+    if "(" not in name:
+        return create_model(name)
+    try:
+        call = ast.parse(name.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        arguments = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
+        if "" in arguments:  # **
+            raise ValueError
+    except (SyntaxError, ValueError):
+        raise ValueError(f"--model: must be as in mobilenet_v1(width_mult=0.5, small=True), got {name}") from None
+    try:
+        return create_model(call.func.id, **arguments)
+    except TypeError as error:  # an argument it does not have, or one of another type
+        raise ValueError(f"--model: {error}") from None
 
 
 def make_data(name: str | None, otherwise: str | None) -> train.Data:
@@ -90,6 +116,17 @@ def make_data(name: str | None, otherwise: str | None) -> train.Data:
     if not otherwise:
         raise ValueError("--data: must be package.module:function: neither recipe nor file names a data set")
     return datasets.load(otherwise, name)
+
+
+def first_samples(batches: Iterable[tuple[Tensor, Tensor]], rows: int) -> Tensor:
+    """As many samples, or all there are."""
+    parts, count = [], 0
+    for x, _ in batches:
+        parts.append(x)
+        count += len(x)
+        if count >= rows:
+            break
+    return torch.cat(parts)[:rows]
 
 
 def closed_name(model: str | None, otherwise: str | None) -> str | None:

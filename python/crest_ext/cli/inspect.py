@@ -1,21 +1,86 @@
-"""`crest inspect`: what a file's bytes are spent on."""
+"""`crest inspect`: what a file's bytes, or a network's time, are spent on."""
 
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+from typing import Annotated
 
-from crest_ext import report
-from crest_ext.cli.common import File, Json
+import torch
+import typer
+from torch import Tensor, nn
+
+from crest_ext import report, train
+from crest_ext.cli.common import DataName, Json, ModelName, Rows, first_samples, make_data, make_model, prepare
 from crest_ext.container import safe_open
 from crest_ext.container.codecs import estimate
 from crest_ext.container.index import CODECS, Entry, Stream
+from crest_ext.models import layer_costs
+
+ROUNDS = 11
 
 
-def inspect(file: File, as_json: Json = False) -> None:
-    """The tensors of a file: dtype, shape, density, codec, and bytes.
+def inspect(
+    file: Annotated[Path | None, typer.Argument(help="A .crest file; or --model.")] = None,
+    model: ModelName = None,
+    data: DataName = None,
+    shape: Annotated[
+        str | None,
+        typer.Option("--input", help="Sizes of a sample as in 3x224x224, without --data. Default: the model's own."),
+    ] = None,
+    rows: Rows = 1,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    as_json: Json = False,
+) -> None:
+    """The tensors of a file: dtype, shape, density, codec, and bytes. With --model, the layers of a network: shape of
+    the output, multiply-adds, parameters, bytes in memory, and milliseconds on this machine's CPU.
 
-    Small tensors share bytes: each one's are in proportion to what it would take alone.
+    Small tensors of a file share bytes: each one's are in proportion to what it would take alone. A layer's time is a
+    median of runs in which each layer is timed, the total one of runs without timers: what is computed between layers
+    is in the total alone.
     """
+    if (file is None) == (model is None):
+        raise ValueError(f"inspect: must be given a file or --model, got {'both' if file else 'neither'}")
+    if file is not None:
+        report.show(_file(file), as_json)
+        return
+    prepare(0, threads)
+    network = make_model(model, None).cpu()
+    x = _batch(network, data, shape, rows)
+    layers, seconds = layer_costs(network, x, ROUNDS)
+    tensors = [*network.parameters(), *network.buffers()]
+    found = report.NetworkReport(
+        str(model),
+        tuple(x.shape),
+        torch.get_num_threads(),
+        ROUNDS,
+        layers,
+        sum(layer.multiply_adds or 0 for layer in layers),
+        sum(p.numel() for p in network.parameters()),
+        sum(t.nbytes for t in tensors),
+        seconds,
+    )
+    report.show(found, as_json)
+
+
+def _batch(network: nn.Module, data: str | None, shape: str | None, rows: int) -> Tensor:
+    """Samples of a data set, or numbers in [0, 1) of the network's dtype."""
+    if data is not None:
+        if shape is not None:
+            raise ValueError(f"--input: must be left out with --data, got {shape}")
+        return first_samples(train.loaders(make_data(data, None))[1], rows)
+    sizes = getattr(network, "input_shape", None)
+    if shape is not None:
+        sizes = [int(size) if size.isdecimal() else 0 for size in shape.split("x")]
+        if not all(sizes):
+            raise ValueError(f"--input: must be sizes as in 3x224x224, got {shape}")
+    if sizes is None:
+        raise ValueError("--input: must be given, or --data: the model has no input_shape")
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    return torch.rand(rows, *sizes, dtype=dtype)
+
+
+def _file(file: Path) -> report.InspectReport:
     tensors: list[tuple[Entry, int, int]] = []  # and what is not 0, and bytes alone
     shared: Counter[tuple[Stream, ...]] = Counter()
     with safe_open(file) as opened:
@@ -34,6 +99,4 @@ def inspect(file: File, as_json: Json = False) -> None:
         rows.append(report.TensorReport(*row))
     numel, all_kept = sum(entry.numel for entry, _, _ in tensors), sum(kept for _, kept, _ in tensors)
     size, n = file.stat().st_size, max(numel, 1)
-    report.show(
-        report.InspectReport(str(file), size, metadata, tuple(rows), numel, all_kept / n, 8 * size / n), as_json
-    )
+    return report.InspectReport(str(file), size, metadata, tuple(rows), numel, all_kept / n, 8 * size / n)

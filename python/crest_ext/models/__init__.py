@@ -10,7 +10,7 @@ from torch import nn
 
 from crest_ext.models.alexnet import AlexNet
 from crest_ext.models.convnet import ConvNet
-from crest_ext.models.cost import multiply_adds
+from crest_ext.models.cost import LayerCost, layer_costs, multiply_adds
 from crest_ext.models.decomposeme import Dec3, Dec8
 from crest_ext.models.lenet import LeNet5, LeNet300100, LeNetDigits
 from crest_ext.models.mlp import MLP
@@ -39,6 +39,7 @@ __all__ = [
     "ConvNet",
     "Dec3",
     "Dec8",
+    "LayerCost",
     "LeNet5",
     "LeNet300100",
     "LeNetDigits",
@@ -47,6 +48,7 @@ __all__ = [
     "Shallow",
     "Teacher",
     "create_model",
+    "layer_costs",
     "multiply_adds",
 ]
 
