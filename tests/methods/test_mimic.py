@@ -39,6 +39,16 @@ def test_loss_is_ten_times_the_mean_of_ten_classes() -> None:
     assert mimic_loss(logits, z).item() == pytest.approx(10 * nn.functional.mse_loss(logits, z).item())
 
 
+def test_loss_is_float32_where_both_sides_are_bfloat16() -> None:
+    student, member, x = nn.Linear(6, 3), teacher(1), torch.randn(64, 6)
+    mimic = Mimic(student, [member])
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, z, loss = student(x), mimic.teachers(x), mimic.loss(x)
+    assert (logits.dtype, z.dtype, loss.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert loss.item() == pytest.approx((logits.double() - z.double()).square().sum(1).mean().item(), rel=1e-6)
+    assert mimic_loss(logits.double(), z).dtype == torch.float64
+
+
 def test_target_is_the_mean_of_the_logits() -> None:
     a, b = torch.randn(2, 5, 3)
     student = Fixed(torch.zeros(5, 3))

@@ -79,6 +79,9 @@ def mimic_loss(logits: Tensor, z: Tensor) -> Tensor:
         logits: (n, classes), g(x; W) of the paper.
         z: (n, classes), of the teachers.
 
+    Returns:
+        A scalar; float32, of bfloat16 and half logits too, as networks give them under autocast; float64 of float64.
+
     Raises:
         ValueError: the shapes differ, or are of another rank.
     """
@@ -86,7 +89,8 @@ def mimic_loss(logits: Tensor, z: Tensor) -> Tensor:
         raise ValueError(f"mimic_loss: logits must have rank 2, got shape {tuple(logits.shape)}")
     if logits.shape != z.shape:
         raise ValueError(f"mimic_loss: z must have shape {tuple(logits.shape)}, got {tuple(z.shape)}")
-    return (logits - z).square().sum(1).mean()
+    wide = torch.promote_types(logits.dtype, torch.float32)  # the difference of two bfloat16 numbers is rounded as well
+    return (logits.to(wide) - z).square().sum(1).mean()
 
 
 class Mimic:
