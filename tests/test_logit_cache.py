@@ -60,6 +60,30 @@ def make(folder: Path, **kwargs: Any) -> Made:
     return Made(LogitCache(folder, **(defaults | kwargs)), member)
 
 
+class Deep(nn.Module):
+    """What it answers depends on attributes and a buffer that are in no state_dict."""
+
+    def __init__(self, slope: float = 0.01, dtype: torch.dtype = torch.float32, shift: float = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        leaky = nn.LeakyReLU(slope)
+        self.layers = nn.Sequential(nn.Linear(192, 64), leaky, nn.Linear(64, 64), leaky, nn.Linear(64, 4))
+        self.dtype = dtype
+        self.register_buffer("shift", torch.tensor(shift), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return self.layers(x.float().flatten(1) / 255) + self.shift
+
+
+def damage(folder: Path, name: str, batch: int) -> None:
+    """Zeros, as a machine that lost its power may leave them: the length is there and the content is not."""
+    with (folder / name).open("r+b") as file:
+        step = (folder / name).stat().st_size // 15
+        file.seek(batch * step)
+        file.write(bytes(step))
+
+
 def contents(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in FILES]
 
@@ -83,7 +107,7 @@ def test_batches_are_augmented_images_with_the_logits_of_these_very_images(whole
     cache, member = make(whole)
     batches = list(cache)
     assert len(batches) == len(cache) == 15
-    assert not member.calls
+    assert member.calls == 2  # for the comparison, when it was made and at the start
     for x, y, z in batches:
         assert (x.shape, y.shape, z.shape) == ((2, 3, 8, 8), (2,), (2, 4))
         assert (x.dtype, y.dtype, z.dtype) == (torch.uint8, torch.int64, torch.float32)
@@ -92,7 +116,8 @@ def test_batches_are_augmented_images_with_the_logits_of_these_very_images(whole
 
 def test_every_pass_has_each_image_once_in_an_order_of_its_own(tmp_path: Path) -> None:
     images = torch.arange(11, dtype=torch.uint8).view(11, 1, 1, 1).expand(11, 3, 8, 8).contiguous()  # told by colour
-    cache, _ = make(tmp_path, images=images, labels=torch.arange(11), augment=Augment(0, 0, 0, 0, 0, 6))
+    eleven: dict[str, Any] = {"classes": 11, "member": Member(classes=11)}
+    cache, _ = make(tmp_path, images=images, labels=torch.arange(11), augment=Augment(0, 0, 0, 0, 0, 6), **eleven)
     cache.write()
     y = torch.stack([batch.y for batch in cache]).view(3, 10)
     x = torch.stack([batch.x for batch in cache]).view(3, 10, 3, 8, 8)
@@ -130,10 +155,11 @@ def test_progress_begins_with_what_is_there(copy: Path) -> None:
     assert calls == [(12, 15), (13, 15), (14, 15), (15, 15)]
 
 
-def test_a_finished_cache_is_not_written_again(copy: Path) -> None:
+def test_a_finished_cache_is_not_written_again(copy: Path, whole: Path) -> None:
     cache, member = make(copy)
-    cache.write()
-    assert not member.calls
+    assert cache.write() == 0
+    assert member.calls == 2  # for the comparison
+    assert contents(copy) == contents(whole)
 
 
 @settings(deadline=None, max_examples=40)
@@ -146,25 +172,35 @@ def test_goes_on_wherever_it_was_cut(whole: Path, tmp_path_factory: pytest.TempP
         os.truncate(folder / name, int(share * size))
         batches = min(batches, int(share * size) * 15 // size)
     cache, member = make(folder)
-    cache.write()
+    calls = member.calls
+    assert cache.write() == 0
     assert contents(folder) == contents(whole)
-    assert member.calls == 15 - batches  # what was whole is not computed again
+    assert member.calls - calls == 15 - batches + (batches > 0)  # what was whole is not computed again
 
 
+@pytest.mark.parametrize("tail", [b"", b"x"])
 @pytest.mark.parametrize("batch", [0, 7, 14])
 @pytest.mark.parametrize("name", FILES)
-def test_goes_on_before_a_damaged_batch_if_not_finished(copy: Path, whole: Path, name: str, batch: int) -> None:
-    """As a machine that lost its power may leave it: the length is there and the content is not."""
-    with (copy / name).open("r+b") as file:
-        step = (copy / name).stat().st_size // 15
-        file.seek(batch * step)
-        file.write(bytes(step))
-        file.seek(0, os.SEEK_END)
-        file.write(b"x")
+def test_makes_a_damaged_batch_again(copy: Path, whole: Path, name: str, batch: int, tail: bytes) -> None:
+    damage(copy, name, batch)
+    with (copy / name).open("ab") as file:
+        file.write(tail)
     cache, member = make(copy)
-    cache.write()
+    calls: list[tuple[int, int]] = []
+    assert cache.write(lambda *args: calls.append(args)) == 1
+    assert calls == [(14, 15), (15, 15)]
     assert contents(copy) == contents(whole)
-    assert member.calls == 15 - batch
+    assert member.calls == 3  # two are for the comparison
+
+
+def test_makes_all_batches_again_and_goes_on(copy: Path, whole: Path) -> None:
+    for batch in range(15):
+        damage(copy, FILES[batch % 2], batch)
+    os.truncate(copy / "images.bin", (copy / "images.bin").stat().st_size - 1)
+    cache, member = make(copy)
+    assert cache.write() == 14
+    assert contents(copy) == contents(whole)
+    assert member.calls == 15
 
 
 CHILD = """
@@ -202,7 +238,7 @@ def test_nothing_is_lost_when_the_process_is_killed(whole: Path, tmp_path: Path)
         next(iter(make(folder).cache))
     cache, member = make(folder)
     cache.write()
-    assert member.calls == 6
+    assert member.calls == 8  # two are for the comparison
     assert contents(folder) == contents(whole)
 
 
@@ -224,7 +260,7 @@ def test_a_second_writer_waits_for_the_first(whole: Path, tmp_path: Path) -> Non
     go_on.set()
     for writer in writers:
         writer.join(60)
-    assert not member.calls
+    assert member.calls == 1  # for the comparison
     assert contents(tmp_path / "x") == contents(whole)
 
 
@@ -257,7 +293,7 @@ def test_replay_finds_every_changed_bit(
     data[at] ^= 1 << bit
     (folder / name).write_bytes(data)
     read, batch = 0, at * 15 // len(data)
-    message = rf"^LogitCache: batch {batch} of .*copy must have the checksum [0-9a-f]{{8}}, got [0-9a-f]{{8}}: remove "
+    message = rf"^LogitCache: batch {batch} of .*copy must have the checksum [0-9a-f]{{8}}, got [0-9a-f]{{8}}: call "
     with pytest.raises(ValueError, match=message):
         for _ in make(folder).cache:
             read += 1
@@ -289,7 +325,7 @@ def test_replay_finds_batches_that_changed_places(copy: Path) -> None:
     ],
 )
 def test_refuses_what_was_made_of_something_else(whole: Path, kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=rf"^LogitCache: {message}$"):
+    with pytest.raises(ValueError, match=rf"^LogitCache: {message}: remove the folder$"):
         make(whole, **kwargs)
 
 
@@ -301,16 +337,84 @@ def test_teachers_of_another_kind_with_the_same_weights_are_others(whole: Path) 
         make(whole, member=Other())
 
 
+OTHERS = r"^LogitCache: teachers must give the logits of batch 0 in .* within 0\.2%, got [0-9.]+%: remove the folder$"
+
+
+@pytest.mark.parametrize(
+    "other", [Deep(slope=0.1), Deep(dtype=torch.bfloat16), Deep(shift=0.01)], ids=["slope", "dtype", "buffer"]
+)
+def test_teachers_that_differ_outside_their_state_are_others(tmp_path: Path, other: Deep) -> None:
+    mine, theirs = (make(tmp_path / "x", member=member).cache for member in (Deep(), other))
+    mine.write()
+    before = contents(tmp_path / "x")
+    for touch in (theirs.write, lambda: next(iter(theirs)), lambda: make(tmp_path / "x", member=other)):
+        with pytest.raises(ValueError, match=OTHERS):
+            touch()
+    assert contents(tmp_path / "x") == before
+    own = make(tmp_path / "y", member=other).cache
+    own.write()
+    assert own.identity != mine.identity == make(tmp_path / "x", member=Deep()).cache.identity
+
+
+def test_teachers_that_round_otherwise_are_the_same(copy: Path) -> None:
+    class Rounded(Member):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 + 1e-5)
+
+    Rounded.__name__ = "Member"
+    damage(copy, "logits.bin", 0)  # the first whole batch is another
+    assert make(copy, member=Rounded()).cache.write() == 1
+    assert len(list(make(copy).cache)) == 15
+
+
+def test_autocast_around_a_call_has_no_part_in_the_logits(whole: Path, tmp_path: Path) -> None:
+    cache, _ = make(tmp_path)
+    with torch.autocast("cpu", torch.bfloat16):
+        cache.write()
+        assert len(list(cache)) == 15
+    assert contents(tmp_path) == contents(whole)
+
+
+@pytest.mark.parametrize("kwargs", [{"member": Member(1)}, {"seed": 5}, {"batch_size": 3}, {"passes": 2}])
+def test_a_folder_belongs_to_who_wrote_first(whole: Path, tmp_path: Path, kwargs: dict[str, Any]) -> None:
+    first, second = make(tmp_path).cache, make(tmp_path, **kwargs).cache
+    first.write()
+    for touch in (second.write, lambda: next(iter(second))):
+        with pytest.raises(ValueError, match=r"^LogitCache: \w+ must be as in .*: remove the folder$"):
+            touch()
+    assert contents(tmp_path) == contents(whole)
+
+
+def test_teachers_need_no_parameters(tmp_path: Path) -> None:
+    class Means(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.float().mean((2, 3))
+
+    cache, _ = make(tmp_path, teachers=Ensemble([Means()]), labels=LABELS % 3, classes=3)
+    cache.write()
+    assert all(torch.equal(z, x.float().mean((2, 3))) for x, _, z in cache)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"images": IMAGES.float()}, r"images must have rank 4 and be uint8, got shape \(11, 3, 8, 8\) float32"),
-        ({"images": IMAGES[0]}, r"images must have rank 4 and be uint8, got shape \(3, 8, 8\) uint8"),
+        ({"images": IMAGES.float()}, r"images must have shape \(n, 3, side, side\) and be uint8, got .* float32"),
+        ({"images": IMAGES[0]}, r"images must have shape .* and be uint8, got shape \(3, 8, 8\) uint8"),
+        ({"images": IMAGES[:, :1]}, r"images must have shape .* and be uint8, got shape \(11, 1, 8, 8\) uint8"),
+        ({"images": IMAGES[..., :7]}, r"images must have shape .* and be uint8, got shape \(11, 3, 8, 7\) uint8"),
+        ({"augment": Augment(smallest=9)}, r"images must have sides of at least 9, the smallest crop, got 8"),
         ({"labels": LABELS[:4]}, r"labels must have shape \(11,\) and be int64, got shape \(4,\) int64"),
         ({"labels": LABELS.int()}, r"labels must have shape \(11,\) and be int64, got shape \(11,\) int32"),
-        ({"batch_size": 12}, r"batch_size must be 1 to the 11 images, got 12"),
-        ({"batch_size": 0}, r"batch_size must be 1 to the 11 images, got 0"),
-        ({"passes": 0}, r"passes must be at least 1, got 0"),
+        ({"labels": LABELS + 1}, r"labels must be 0 to 3, below classes, got 1 to 4"),
+        ({"labels": LABELS - 1}, r"labels must be 0 to 3, below classes, got -1 to 2"),
+        ({"batch_size": 12}, r"batch_size must be at most the 11 images, got 12"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, r"batch_size must be at most the 0 images, got 2"),
+        ({"batch_size": 0}, r"batch_size must be an int >= 1, got 0"),
+        ({"passes": 0}, r"passes must be an int >= 1, got 0"),
+        ({"passes": 1.5}, r"passes must be an int >= 1, got 1\.5"),
+        ({"classes": "4"}, r"classes must be an int >= 1, got '4'"),
+        ({"seed": "a"}, r"seed must be an int, got 'a'"),
+        ({"teachers": [Member()]}, r"teachers must be an Ensemble, got list"),
     ],
 )
 def test_refuses_arguments(tmp_path: Path, kwargs: dict[str, Any], message: str) -> None:
@@ -318,10 +422,28 @@ def test_refuses_arguments(tmp_path: Path, kwargs: dict[str, Any], message: str)
         make(tmp_path, **kwargs)
 
 
-def test_refuses_teachers_of_other_classes_and_keeps_nothing_of_their_batch(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^LogitCache: teachers must give shape \(2, 4\), got \(2, 3\)$"):
-        make(tmp_path, member=Member(classes=3)).cache.write()
+class Infinite(Member):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 0
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"member": Member(classes=3)}, r"give shape \(2, 4\), got \(2, 3\)"),
+        ({"classes": 10}, r"give shape \(2, 10\), got \(2, 4\)"),
+        ({"member": Infinite()}, r"give finite logits, got -?inf"),
+    ],
+)
+def test_a_write_that_stored_nothing_leaves_the_folder_free(
+    tmp_path: Path, whole: Path, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"^LogitCache: teachers must {message}$"):
+        make(tmp_path, **kwargs).cache.write()
     assert contents(tmp_path) == [b"", b""]
+    make(tmp_path).cache.write()
+    assert contents(tmp_path) == contents(whole)
+    assert (tmp_path / "header.json").read_text() == (whole / "header.json").read_text()
 
 
 def test_refuses_a_full_disk_before_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

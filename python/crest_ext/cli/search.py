@@ -45,7 +45,8 @@ def search(
         cache, *training, Ensemble(members), passes=passes, batch_size=batch_size, classes=int(training.y.max()) + 1
     )
     typer.echo(f"{len(logits)} batches and their logits: {logits.nbytes / 1e9:.2f} GB in {cache}", err=True)
-    logits.write()
+    if damaged := logits.write():
+        typer.echo(f"{damaged} of them were damaged, and have been made again", err=True)
     found = train.search(
         logits,
         validation,
