@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -103,8 +104,12 @@ def test_from_published_refuses() -> None:
 
 
 def test_refuses() -> None:
-    with pytest.raises(ValueError, match=r"^MobileNetV1: width_mult must be at least 1/32, got 0\.01$"):
-        create_model("mobilenet_v1", width_mult=0.01)
+    for width in (0.01, math.inf, math.nan):
+        with pytest.raises(ValueError, match=rf"^MobileNetV1: width_mult must be 1/32 to 1024, got {width}$"):
+            create_model("mobilenet_v1", width_mult=width)
+    for classes in (0, -1):
+        with pytest.raises(ValueError, match=rf"^MobileNetV1: num_classes must be at least 1, got {classes}$"):
+            create_model("mobilenet_v1", num_classes=classes)
     for resolution in (0, 128.0):
         with pytest.raises(ValueError, match=r"^MobileNetV1: resolution must be an int of at least 1, got "):
             create_model("mobilenet_v1", resolution=resolution)

@@ -39,8 +39,8 @@ class MobileNetV1(nn.Module):
     """MobileNet; 4,231,976 parameters with 1000 classes. x: (n, 3, h, w), in [-1, 1].
 
     Args:
-        width_mult: alpha of the paper: the share of each layer's channels, rounded down.
-        num_classes: outputs.
+        width_mult: alpha of the paper: the share of each layer's channels, rounded down; 1/32 to 1024.
+        num_classes: outputs, at least one.
         resolution: rho of the paper times 224: the side of the images the network is meant for, 224, 192, 160 or 128
             there; default: 224, or 32 of a small one. It changes neither parameters nor what the network takes, which
             is images of any size: it is kept, and `input_shape`, (3, resolution, resolution), is what `crest inspect`
@@ -51,7 +51,8 @@ class MobileNetV1(nn.Module):
         activation: "relu", the paper's, or "relu6", that of the authors' code.
 
     Raises:
-        ValueError: the width leaves no channels, the resolution is no positive int, or the activation is unknown.
+        ValueError: the width leaves no channels or is beyond its bound, there are no classes, the resolution is no
+            positive int, or the activation is unknown.
 
     Source: Howard et al., "MobileNets: Efficient CNNs for Mobile Vision Applications", 2017, table 1.
     """
@@ -68,8 +69,10 @@ class MobileNetV1(nn.Module):
         activation: Literal["relu", "relu6"] = "relu",
     ) -> None:
         super().__init__()
-        if not 32 * width_mult >= 1:
-            raise ValueError(f"MobileNetV1: width_mult must be at least 1/32, got {width_mult}")
+        if not 1 / 32 <= width_mult <= 1024:
+            raise ValueError(f"MobileNetV1: width_mult must be 1/32 to 1024, got {width_mult}")
+        if num_classes < 1:
+            raise ValueError(f"MobileNetV1: num_classes must be at least 1, got {num_classes}")
         resolution = (32 if small else 224) if resolution is None else resolution
         if type(resolution) is not int or resolution < 1:
             raise ValueError(f"MobileNetV1: resolution must be an int of at least 1, got {resolution!r}")

@@ -10,6 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ FILTERS = {
     4: ((50, 300), (50, 300), (100, 300), (100, 300)),
 }
 HIDDEN = (200, 2000)  # bounds of the ReLU layer after a bottleneck
+LARGEST = 1e15  # budget: its bytes are still 64-bit numbers, and no memory holds them
 
 
 class Shallow(nn.Sequential):
@@ -37,13 +39,13 @@ class Shallow(nn.Sequential):
 
     Args:
         conv_layers: 0 to 4.
-        params: the budget; the paper's are 1e6, 3.16e6, 1e7 and 3.16e7.
+        params: the budget, at most 1e15; the paper's are 1e6, 3.16e6, 1e7 and 3.16e7.
         filters: of each convolution, within the paper's bounds (FILTERS). Default: the lower bounds times
             sqrt(params / 1e6), at most the upper ones.
         hidden: units of the ReLU layer of one convolution, 200 to 2000; default as that of filters.
         hidden_layers: ReLU layers of a perceptron, 1 to 5 in the paper.
         ratios: relative widths of a perceptron's layers, first to last, the bottleneck among them; default: equal.
-        classes: outputs.
+        classes: outputs, at least one.
         input_scale: factor of x, 0.8 to 1.25 in the paper's search.
         init_scale: factor of the initial weights, which are Glorot and Bengio's; 0.4 to 2 in the paper's search.
 
@@ -69,7 +71,8 @@ class Shallow(nn.Sequential):
     ) -> None:
         super().__init__()
         _require(conv_layers in POOLS, "conv_layers", "be 0 to 4", conv_layers)
-        _require(math.isfinite(params) and params > 0, "params", "be a finite number > 0", params)
+        _require(0 < params <= LARGEST, "params", f"be > 0 and at most {LARGEST:g}", params)
+        _require(classes >= 1, "classes", "be at least 1", classes)
         _require(hidden is None or conv_layers == 1, "hidden", "be left out unless conv_layers is 1", hidden)
         _require(ratios is None or conv_layers == 0, "ratios", "be left out unless conv_layers is 0", ratios)
         _require(hidden_layers >= 1, "hidden_layers", "be at least 1", hidden_layers)
@@ -137,7 +140,7 @@ class Teacher(nn.Sequential):
         filters: of each group: 32 to 96, 64 to 192, 128 to 384.
         units: of each ReLU layer: 512 to 1536.
         dropout: DOc1, DOc2, DOc3, DOf1, DOf2; default: the middles of the paper's ranges.
-        classes: outputs.
+        classes: outputs, at least one.
         init_scale: as that of Shallow; 0.8 to 1.35 in the paper's search.
 
     Raises:
@@ -159,6 +162,7 @@ class Teacher(nn.Sequential):
         _require(math.isfinite(init_scale) and init_scale > 0, "init_scale", "be finite and > 0", init_scale, "Teacher")
         _require(len(dropout) == 5, "dropout", "be five numbers", dropout, "Teacher")
         _require(all(0 <= p < 1 for p in dropout), "dropout", "be in [0, 1)", dropout, "Teacher")
+        _require(classes >= 1, "classes", "be at least 1", classes, "Teacher")
         filters = _within("filters", filters, [(32, 96), (64, 192), (128, 384)], 1e6, "Teacher")
         _within("units", [units], [(512, 1536)], 1e6, "Teacher")
         before, layer = 3, 1
@@ -195,6 +199,7 @@ def _within(
     """The sizes, or those that go with a budget; each within its bounds."""
     if sizes is None:
         return tuple(min(high, max(low, round(low * math.sqrt(params / 1e6)))) for low, high in bounds)
+    _require(all(isinstance(s, Integral) for s in sizes), argument, "be whole numbers", tuple(sizes), who)
     fits = len(sizes) == len(bounds) and all(low <= s <= high for s, (low, high) in zip(sizes, bounds, strict=True))
     ranges = ", ".join(f"{low} to {high}" for low, high in bounds) or "left out"
     _require(fits, argument, f"be {ranges}", tuple(sizes), who)
