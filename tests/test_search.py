@@ -3,6 +3,8 @@ from __future__ import annotations
 import builtins
 import json
 import math
+import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,10 +36,14 @@ class OfBytes(nn.Linear):
         return super().forward(x.flatten(1) / 255)
 
 
+def teachers() -> Ensemble:
+    torch.manual_seed(1)
+    return Ensemble([OfBytes(3072, 10)])
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> LogitCache:
-    torch.manual_seed(1)
-    made = LogitCache(tmp_path / "cache", X[:32], Y[:32], Ensemble([OfBytes(3072, 10)]), passes=2, batch_size=16)
+    made = LogitCache(tmp_path / "cache", X[:32], Y[:32], teachers(), passes=2, batch_size=16)
     made.write()
     return made
 
@@ -99,8 +105,151 @@ def test_each_kind_of_student_is_a_study_of_its_own(cache: LogitCache, tmp_path:
 
 
 def test_widths_beyond_the_budget_are_no_end(cache: LogitCache, tmp_path: Path) -> None:
-    found = search(cache, Split(X[32:], Y[32:]), tmp_path / "s.db", trials=3, conv_layers=2, params=1e3)
+    found = search(cache, Split(X[32:], Y[32:]), tmp_path / "s.db", trials=3, conv_layers=2, params=1.4e5)
     assert [trial.error for trial in found] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"params": math.nan}, "Shallow: params must be > 0 and at most 1e+15, got nan"),
+        ({"params": -5}, "Shallow: params must be > 0 and at most 1e+15, got -5"),
+        ({"params": math.inf}, "Shallow: params must be > 0 and at most 1e+15, got inf"),
+        ({"params": 10}, "Shallow: params must be at least 3,094 with 1 hidden layers, got 10"),
+        (
+            {"conv_layers": 2, "params": 1e5},
+            "Shallow: params must be at least 135,321 with filters (50, 100), got 100,000",
+        ),
+        ({"conv_layers": 7}, "Shallow: conv_layers must be 0 to 4, got 7"),
+        ({"hidden_layers": 0}, "Shallow: hidden_layers must be at least 1, got 0"),
+        ({"conv_layers": 2, "hidden_layers": 3}, "Shallow: hidden_layers must be 1 with convolutions, got 3"),
+    ],
+)
+def test_refuses_students_that_cannot_be(
+    cache: LogitCache, tmp_path: Path, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        search(cache, Split(X[32:], Y[32:]), tmp_path / "s.db", **(MLP | kwargs))
+    assert str(caught.value) == message
+    assert not (tmp_path / "s.db").exists()
+
+
+@pytest.mark.parametrize("conv_layers", range(5))
+def test_the_least_budget_is_that_of_the_narrowest_draw(cache: LogitCache, tmp_path: Path, conv_layers: int) -> None:
+    model, _ = draw(fixed(min), conv_layers)
+    with pytest.raises(ValueError) as caught, torch.device("meta"):
+        Shallow(conv_layers, 1, **model)
+    with pytest.raises(ValueError) as refused:
+        search(cache, Split(X[32:], Y[32:]), tmp_path / "s.db", conv_layers=conv_layers, params=1)
+    assert str(refused.value) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X[:0], Y[:0], "validation must have a sample, got none"),
+        (X[:4, :, :28, :28], Y[:4], "validation must be (n, 3, 32, 32) uint8 and (n,) int64, got (4, 3, 28, 28) uint8"),
+        (X[:4].float(), Y[:4], "validation must be (n, 3, 32, 32) uint8 and (n,) int64, got (4, 3, 32, 32) float32"),
+        (X[:4], Y[:3], "validation must be (n, 3, 32, 32) uint8 and (n,) int64, got (4, 3, 32, 32) uint8, (3,) int64"),
+        (X[:4], Y[:4] + 9, "labels of validation must be of the cache's classes, 0 to 9, got 9 to 12"),
+    ],
+)
+def test_refuses_validation(cache: LogitCache, tmp_path: Path, x: Tensor, y: Tensor, message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        search(cache, Split(x, y), tmp_path / "s.db", **MLP)
+    assert str(caught.value).startswith(f"search: {message}")
+
+
+def test_refuses_before_the_cache_is_written(tmp_path: Path) -> None:
+    x = X[:32, :, :28, :28].contiguous()
+    cache = LogitCache(tmp_path / "cache", x, Y[:32], Ensemble([OfBytes(2352, 10)]), passes=1, batch_size=16)
+    with pytest.raises(ValueError, match=r"^search: cache must be of images \(n, 3, 32, 32\), got \(32, 3, 28, 28\)$"):
+        search(cache, Split(X[32:], Y[32:]), tmp_path / "s.db", **MLP)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_refuses_a_study_of_other_rates_or_validation(cache: LogitCache, tmp_path: Path) -> None:
+    storage, validation = tmp_path / "s.db", Split(X[32:], Y[32:])
+    found = search(cache, validation, storage, trials=1, **MLP)
+    for kwargs, message in (
+        (
+            {"lr": (1e-6, 1e-5)},
+            rf"lr must be as in {storage}, \[0\.0013, 0\.016\], got \[1e-06, 1e-05\]: .* another file$",
+        ),
+        ({"params": 4e4 + 0.2}, rf"params must be as in {storage}, 40000\.0, got 40000\.2: "),
+        ({"validation": Split(X[33:], Y[33:])}, rf"validation must be as in {storage}, \w+ \w+, got \w+ \w+: "),
+        ({"validation": Split(X[32:], Y[32:].flip(0))}, rf"validation must be as in {storage}, "),
+    ):
+        with pytest.raises(ValueError, match=rf"^search: {message}"):
+            search(cache, **({"validation": validation, "storage": storage, "trials": 1} | MLP | kwargs))
+    assert search(cache, validation, str(storage), trials=1, **MLP) == found
+
+
+def test_any_name_of_a_file_is_that_file(cache: LogitCache, tmp_path: Path) -> None:
+    storage = tmp_path / "q?x {a}#%41.db"
+    search(cache, Split(X[32:], Y[32:]), storage, trials=1, **MLP)
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", storage.name, f"{storage.name}.lock"}
+    with sqlite3.connect(storage) as database:
+        assert database.execute("SELECT count(*) FROM trials").fetchone() == (1,)
+    database.close()
+
+
+def test_refuses_a_file_that_is_no_database(cache: LogitCache, tmp_path: Path) -> None:
+    storage = tmp_path / "s.db"
+    storage.write_text("no database " * 100)
+    with pytest.raises(ValueError) as caught:
+        search(cache, Split(X[32:], Y[32:]), storage, **MLP)
+    assert str(caught.value) == f"search: storage must be an SQLite file, got {storage}: file is not a database"
+    assert storage.read_text() == "no database " * 100
+
+
+def test_what_raises_is_not_tried_again(
+    cache: LogitCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("of training")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"^of training$"):
+        patch.setattr(sys.modules["crest_ext.train.search"], "learn", fail)
+        search(cache, Split(X[32:], Y[32:]), tmp_path / "s.db", trials=1, **MLP)
+    assert capfd.readouterr() == ("", "")
+    assert [trial.number for trial in search(cache, Split(X[32:], Y[32:]), tmp_path / "s.db", trials=1, **MLP)] == [1]
+
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+torch.set_num_threads(1)
+from test_search import *
+
+def learn(*_):
+    print("learns", flush=True)
+    sys.stdin.readline()
+
+sys.modules["crest_ext.train.search"].learn = learn
+cache = LogitCache(sys.argv[2], X[:32], Y[:32], teachers(), passes=2, batch_size=16)
+search(cache, Split(X[32:], Y[32:]), sys.argv[3], seed=1, trials=1, **MLP)
+"""
+
+
+def test_what_a_killed_process_drew_is_trained_by_another(cache: LogitCache, tmp_path: Path) -> None:
+    storage, validation = tmp_path / "s.db", Split(X[32:], Y[32:])
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), str(cache.folder), str(storage)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout
+        assert child.stdout.readline() == "learns\n"
+        assert [trial.number for trial in search(cache, validation, storage, trials=1, **MLP)] == [1]  # 0 is alive
+        child.send_signal(signal.SIGKILL)
+    (study,) = optuna.get_all_study_summaries(f"sqlite:///{storage}")
+    lost = optuna.load_study(study_name=study.study_name, storage=f"sqlite:///{storage}").trials[0]
+    assert lost.state == optuna.trial.TrialState.RUNNING
+    again = {trial.number: trial for trial in search(cache, validation, storage, trials=2, **MLP)}
+    assert sorted(again) == [1, 2]
+    assert again[2].drawn == lost.params
+    assert again[2].error is not None
+    trials = optuna.load_study(study_name=study.study_name, storage=f"sqlite:///{storage}").trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
 
 
 def test_refuses(cache: LogitCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +287,13 @@ def splits():
     y = torch.arange(24) % 3
     return (x[:16], y[:16]), (x[16:], y[16:])
 
+def small():
+    return tuple((x[:, :, :28, :28], y) for x, y in splits())
+
+def none():
+    training, (x, y) = splits()
+    return training, (x[:0], y[:0])
+
 number = lambda: 3
 """
 
@@ -168,11 +324,28 @@ def test_processes_share_a_search(own: list[str]) -> None:
     [
         ("--teachers", "own_search:number", "--teachers: own_search:number must return a list of nn.Module, got int"),
         ("--data", "own_search:number", "--data: own_search:number must return"),
+        ("--data", "own_search:none", "--data: own_search:none must return"),
         ("--data", "nowhere", "data: CIFAR-10 must be in nowhere"),
+        ("--data", "own_search:small", "search: cache must be of images (n, 3, 32, 32), got (16, 3, 28, 28)"),
+        ("--params", "nan", "Shallow: params must be > 0 and at most 1e+15, got nan"),
+        (
+            "--storage",
+            "own_search.py",
+            "search: storage must be an SQLite file, got own_search.py: file is not a database",
+        ),
     ],
 )
 def test_command_refuses(own: list[str], option: str, value: str, message: str) -> None:
     own[own.index(option) + 1] = value
     result = CliRunner().invoke(cli.app, own)
     assert result.exit_code == 1
-    assert result.stderr.startswith(f"crest: {message}")
+    assert result.stderr.splitlines()[-1].startswith(f"crest: {message}")
+    assert "Traceback" not in result.stderr
+    assert not Path("cache").exists()
+
+
+def test_help_says_what_data_and_seeds_are() -> None:
+    text = " ".join(CliRunner().invoke(cli.app, ["search", "--help"], env={"COLUMNS": "300"}).stdout.split())
+    assert "((images, labels), (images, labels))" in text
+    assert "processes that search side by side need different ones" in text
+    assert "loaders" not in text

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crest_ext import data as datasets
 from crest_ext import report, train
-from crest_ext.cli.common import DataName, Json, Seed, Threads, imported, prepare
+from crest_ext.cli.common import Json, Threads, imported, prepare
 from crest_ext.methods import Ensemble
 
 IMAGES = 40_000  # of CIFAR-10 for training, as in the paper; the others validate
@@ -29,13 +29,20 @@ def search(
     passes: Annotated[int, typer.Option(min=1, help="Over the images; 160 in the paper.")] = 160,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     lr: Annotated[tuple[float, float], typer.Option(help="Bounds of the learning rate.")] = train.LR,
-    data: DataName = None,
-    seed: Seed = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of CIFAR-10, or package.module:function that returns ((images, labels), (images, labels))."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of the draws; processes that search side by side need different ones.")
+    ] = 0,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Search learning rate, momentum, scales and widths of a student in the paper's ranges. Data: CIFAR-10, or
-    package.module:function that returns (images, labels) to train and to validate, images uint8."""
+    uint8 images (n, 3, 32, 32) and int64 labels to train and to validate."""
     prepare(seed, threads)
     training, validation = _splits(data)
     members = imported(teachers, "--teachers")
@@ -45,8 +52,6 @@ def search(
         cache, *training, Ensemble(members), passes=passes, batch_size=batch_size, classes=int(training.y.max()) + 1
     )
     typer.echo(f"{len(logits)} batches and their logits: {logits.nbytes / 1e9:.2f} GB in {cache}", err=True)
-    if damaged := logits.write():
-        typer.echo(f"{damaged} of them were damaged, and have been made again", err=True)
     found = train.search(
         logits,
         validation,
@@ -67,7 +72,9 @@ def _splits(data: str | None) -> datasets.Dataset:
     if data and ":" in data and not Path(data).is_dir():
         made = imported(data, "--data")
         if not (isinstance(made, tuple) and len(made) == 2 and all(_is_split(split) for split in made)):
-            raise ValueError(f"--data: {data} must return ((images, labels), (images, labels)), uint8 and int64")
+            raise ValueError(
+                f"--data: {data} must return ((images, labels), (images, labels)), uint8 and int64, not empty"
+            )
         return datasets.Dataset(*(datasets.Split(*split) for split in made))
     x, y = datasets.cifar10_bytes(Path(data or os.environ.get("CREST_DATA") or ".")).train
     return datasets.Dataset(datasets.Split(x[:IMAGES], y[:IMAGES]), datasets.Split(x[IMAGES:], y[IMAGES:]))
@@ -76,4 +83,4 @@ def _splits(data: str | None) -> datasets.Dataset:
 def _is_split(value: object) -> bool:
     if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(tensor, Tensor) for tensor in value)):
         return False
-    return value[0].dtype == torch.uint8 and value[1].dtype == torch.int64
+    return value[0].dtype == torch.uint8 and value[1].dtype == torch.int64 and value[1].numel() > 0

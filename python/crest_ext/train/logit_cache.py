@@ -114,8 +114,8 @@ class LogitCache:
         settings = {"passes": passes, "batch_size": batch_size, "seed": seed, "classes": classes}
         self._header: dict[str, object] = {
             "format": 1,
-            "images": _sha256(images),
-            "labels": _sha256(labels),
+            "images": sha256(images),
+            "labels": sha256(labels),
             "teachers": _sha256_of_module(teachers),
             "augment": asdict(self.augment),
             **settings,
@@ -297,7 +297,8 @@ def _generator(*identity: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
 
-def _sha256(tensor: Tensor) -> str:
+def sha256(tensor: Tensor) -> str:
+    """Of dtype, shape and values, in hexadecimal."""
     data = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{data.dtype} {tuple(data.shape)}".encode())
     digest.update(data.view(-1).view(torch.uint8).numpy().data)
@@ -307,7 +308,7 @@ def _sha256(tensor: Tensor) -> str:
 def _sha256_of_module(module: nn.Module) -> str:
     """Of all kinds of modules in it, and of all values."""
     kinds = [f"{name} {type(m).__name__}" for name, m in module.named_modules()]
-    values = [f"{name} {_sha256(value)}" for name, value in module.state_dict().items()]
+    values = [f"{name} {sha256(value)}" for name, value in module.state_dict().items()]
     return hashlib.sha256("\n".join(kinds + values).encode()).hexdigest()
 
 
