@@ -67,6 +67,23 @@ inline Tensor mean(const Tensor& x, bool keep_dims) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+// The largest |number|, a 0-dimensional tensor.
+inline Tensor largest(const Tensor& x) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 1> one = {from(x)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::abs", "", one.data(), TORCH_ABI_VERSION));
+  std::array<StableIValue, 1> stack = {one[0]};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::max", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+inline Tensor divide(const Tensor& a, const Tensor& b) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 2> stack = {from(a), from(b)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::div", "Tensor", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 // x weight^T + bias
 inline Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
   using torch::stable::detail::from;

@@ -5,8 +5,9 @@
 namespace crest {
 
 struct GramEigen {
-  Tensor values;   // (min(r, c),), ascending: squares of the singular values
+  Tensor values;   // (min(r, c),), ascending: squares of the singular values, of a / largest
   Tensor vectors;  // columns; float64
+  double largest;  // |number| of a: its square may be beyond float64
 
   // The vectors of the k largest values, (min(r, c), k) in the dtype of `like`.
   Tensor last(int64_t k, const Tensor& like) {
@@ -17,10 +18,14 @@ struct GramEigen {
 
 // Of the shorter side of a (r, c).
 inline GramEigen gram_eigen(const Tensor& a) {
-  const Tensor wide = torch::stable::to(a, ScalarType::Double), turned = torch::stable::transpose(wide, 0, 1);
+  Tensor wide = torch::stable::to(a, ScalarType::Double);
+  const Tensor most = aten::largest(wide);
+  const double largest = *static_cast<const double*>(most.const_data_ptr());
+  if (largest > 0) wide = aten::divide(wide, most);
+  const Tensor turned = torch::stable::transpose(wide, 0, 1);
   const bool by_rows = a.size(0) < a.size(1);
   auto [values, vectors] = aten::eigh(torch::stable::matmul(by_rows ? wide : turned, by_rows ? turned : wide));
-  return {values, vectors};
+  return {values, vectors, largest};
 }
 
 }  // namespace crest

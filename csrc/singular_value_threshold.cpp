@@ -50,7 +50,8 @@ Tensor singular_value_threshold(const Tensor& a, double threshold) {
     if (state[static_cast<size_t>(i)] == Search::found) continue;
     GramEigen eigen = gram_eigen(torch::stable::select(torch::stable::view(all, {n, r, c}), 0, i));
     const double* values = static_cast<const double*>(eigen.values.const_data_ptr());
-    args.most = values + q - std::upper_bound(values, values + q, threshold * threshold);
+    const double least = eigen.largest > 0 ? threshold / eigen.largest : threshold;
+    args.most = values + q - std::upper_bound(values, values + q, least * least);
     const Tensor basis = eigen.last(args.most, a);
     args.basis = basis.const_data_ptr();
     kernel(args, Work(search_work(r, c, args.most)).data(), i, i + 1);

@@ -83,9 +83,10 @@ inline bool measure(Tall<A>& t) {
     if (!(x - x == 0)) return false;
     largest = max(largest, x < 0 ? -x : x);
   }
-  // In two factors of at most 2^100: one could overflow where largest is subnormal.
-  for (int i = 0; i < 100 && largest * t.scale > 1; ++i) t.scale *= A(0.5);
-  for (int i = 0; i < 100 && largest > 0 && largest * t.scale < 0.5; ++i) t.scale *= 2;
+  // Not further than the scale itself may go, where largest is subnormal; its square then is none.
+  constexpr int most = sizeof(A) == 4 ? 100 : 1000;
+  for (int i = 0; i < most && largest * t.scale > 1; ++i) t.scale *= A(0.5);
+  for (int i = 0; i < most && largest > 0 && largest * t.scale < 0.5; ++i) t.scale *= 2;
   t.norm2 = squares(t);
   return true;
 }

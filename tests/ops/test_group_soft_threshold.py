@@ -6,7 +6,13 @@ import pytest
 import torch
 
 import crest_ext
-from crest_ext import reference
+from crest_ext import (
+    group_soft_threshold_,
+    prune_splice_,
+    reference,
+    sgd_prune_splice_,
+    sparse_group_soft_threshold_,
+)
 from samples import DTYPES, GROUPS
 
 
@@ -111,3 +117,25 @@ def test_errors(changed: dict[str, Any], message: str) -> None:
         del given["l1"]
         with pytest.raises(ValueError, match=f"^group_soft_threshold_: {message}$"):
             crest_ext.group_soft_threshold_(**given | changed)
+
+
+def test_autograd_is_told_of_writes() -> None:
+    """As torch's own in-place functions: what a gradient needs has changed, and no gradient goes through a write."""
+    weight, mask = torch.randn(4, 3, requires_grad=True), torch.ones(4, 3, dtype=torch.bool)
+    writes = (
+        ("weight", lambda: group_soft_threshold_(weight, "filter", 0.1)),
+        ("weight", lambda: sparse_group_soft_threshold_(weight, "filter", 0.1, 0.1)),
+        ("weight", lambda: sgd_prune_splice_(weight, weight.detach(), torch.zeros(4, 3), mask, 0.1, 0.9, 0, 0.1, 0.2)),
+        ("", lambda: prune_splice_(weight, mask, 0.1, 0.2)),
+    )
+    for name, write in writes:
+        loss = (weight * weight * mask).sum()
+        if name:
+            with pytest.raises(ValueError, match=rf"_: {name} must not require a gradient while it is written"):
+                write()
+        with torch.no_grad():
+            write()
+        with pytest.raises(RuntimeError, match="has been modified by an inplace operation"):
+            loss.backward()
+    with torch.inference_mode():
+        group_soft_threshold_(torch.randn(4, 3), "filter", 0.1)

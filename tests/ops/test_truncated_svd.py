@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crest_ext import truncated_svd
+from crest_ext import singular_value_threshold, truncated_svd
 from spectra import SPECTRA, of_spectrum
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,6 +60,19 @@ def test_gaussian_batches_and_strides(dtype: torch.dtype, isa: str) -> None:
     shapes = [t.shape for t in truncated_svd(torch.randn(2, 4, 3, dtype=dtype), 0)]
     assert shapes == [(2, 4, 0), (2, 0), (2, 0, 3)]
     assert truncated_svd(torch.randn(0, 4, 3, dtype=dtype), 2)[1].shape == (0, 2)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e200, 1e300])
+def test_squares_beyond_float64(scale: float, isa: str) -> None:
+    for shape, few, many in ((20, 15), 2, 15), ((300, 280), 2, 200):  # the search, and torch's decomposition
+        a = torch.randn(shape, dtype=torch.float64)
+        expected = torch.linalg.svdvals(a)
+        for k in few, many:
+            torch.testing.assert_close(truncated_svd(a * scale, k)[1] / scale, expected[:k], rtol=1e-6, atol=0)
+            threshold = expected[k - 1].item()
+            got = singular_value_threshold(a * scale, threshold * scale) / scale
+            torch.testing.assert_close(got, singular_value_threshold(a, threshold), rtol=1e-4, atol=1e-4)
+    assert truncated_svd(a * scale, energy=0.5)[1].shape == truncated_svd(a, energy=0.5)[1].shape
 
 
 @pytest.mark.parametrize("squared", [True, False])

@@ -106,6 +106,14 @@ def test_trains_on() -> None:
     assert small[0][1].bias.grad is not None
 
 
+def test_one_rank_for_all_layers_that_can_have_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 40, 3), nn.Flatten(), nn.Linear(40, 10))
+    small, report = factorize(model.to(memory_format=torch.channels_last), rank=12, explain=True)
+    assert [layer.rank for layer in report.layers] == [12, None]
+    assert report.layers[1].note == "has a rank of at most 10"
+    assert small[0][0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_refuses() -> None:
     layer = nn.Linear(6, 5)
     for arguments in ({}, {"energy": 0.5, "rank": 1}):
@@ -114,9 +122,13 @@ def test_refuses() -> None:
     for energy in (0.0, 1.01, -1.0, float("nan")):
         with pytest.raises(ValueError, match=rf"^factorize: energy must be in \(0, 1\], got {energy}$"):
             factorize(layer, energy=energy)
-    for rank in (0, 6):
-        with pytest.raises(ValueError, match=rf"^factorize: rank of layer '' must be in \[1, 5\], got {rank}$"):
-            factorize(layer, rank=rank)
+    for wrong in ({}, 2.0, True):
+        with pytest.raises(ValueError, match=r"^factorize: rank must (name a layer of the model, got none|be an int)"):
+            factorize(layer, rank=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^factorize: rank of layer '' must be in \[1, 5\], got 0$"):
+        factorize(layer, rank=0)
+    with pytest.raises(ValueError, match=r"^factorize: rank of layer '' must be in \[1, 5\], got 6$"):
+        factorize(layer, rank={"*": 6})
     with pytest.raises(ValueError, match=r"^factorize: rank must name a layer of the model, got 'fc\*'$"):
         factorize(layer, rank={"fc*": 2})
     layer.weight.data[0, 0] = float("nan")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from crest_ext import shrink
 from crest_ext.models import create_model
@@ -239,6 +240,34 @@ def test_optimizer_trains_on(name: str) -> None:
     torch.testing.assert_close(scale, masked[1])
 
 
+def test_weights_that_are_computed() -> None:
+    """By torch.nn.utils.prune, after a call that leaves what deepcopy refuses; and anew in each, in training."""
+    x = torch.randn(2, 8)
+    model: Any = settle(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)))
+    prune.ln_structured(model[0], "weight", 0.5, 2, 0)
+    model[0].bias.data[model[0].weight_mask[:, 0] == 0] = 0
+    expected = model(x)
+    small = shrink(model, x)
+    assert [tuple(small[i].weight.shape) for i in (0, 2)] == [(8, 8), (4, 8)]
+    torch.testing.assert_close(small(x), expected)
+    for seed in range(6):
+        torch.manual_seed(seed)
+        last = nn.utils.parametrizations.spectral_norm(nn.Linear(16, 4))
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), last)
+        zero_(model[0], outs=[0, 1, 2])
+        check(model, x)
+
+
+def test_keeps_channels_last() -> None:
+    model: Any = settle(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)))
+    x = torch.randn(1, 3, 9, 9)
+    model.to(memory_format=torch.channels_last)
+    zero_(model[0], outs=[0, 5])
+    small = shrink(model, x)
+    assert [tuple(small[i].weight.shape) for i in (0, 2)] == [(6, 3, 3, 3), (4, 6, 3, 3)]
+    assert all(small[i].weight.is_contiguous(memory_format=torch.channels_last) for i in (0, 2))
+
+
 def test_optimizer_gets_new_biases() -> None:
     model: Any = settle(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3, bias=False)))
     zero_(model[0], outs=[0, 1])
@@ -294,8 +323,11 @@ def test_refuses() -> None:
         return settle(Careless(code))
 
     refused(ValueError, r"^shrink: example_input must not be empty$", careless(), x[:0])
-    for round_to in (0, -1):
-        message = rf"^shrink: round_to must be at least 1, got {round_to}$"
+    strangers = torch.optim.SGD(nn.Linear(2, 2).parameters(), 0.1)
+    message = r"^shrink: optimizer must train parameters of the model, got one that trains none$"
+    refused(ValueError, message, careless(), optimizer=strangers)
+    for round_to in (0, -1, 2.5):
+        message = rf"^shrink: round_to must be an int of at least 1, got {round_to}$"
         refused(ValueError, message, careless(), round_to=round_to)
     message = r"^shrink: ignored_layers must name layers of the model, got 'fc\*'$"
     refused(ValueError, message, careless(), ignored_layers=["a", "fc*"])

@@ -1,4 +1,4 @@
-"""Calls of ops with a gradient, past it where none is recorded; and what ops refuse that have none."""
+"""Calls of ops with a gradient, past it where none is recorded; what ops refuse that have none; and writes."""
 
 from __future__ import annotations
 
@@ -36,6 +36,18 @@ def refuse_gradients(op: str, **args: Tensor | Sequence[Tensor] | None) -> None:
                 raise ValueError(f"{op}: {name} must not require a gradient, for there is none; use torch.no_grad()")
     if forward_ad._current_level >= 0 and not torch.compiler.is_compiling():
         _refuse_tangents(op, [t for arg in args.values() for t in _tensors(arg)])
+
+
+def tell_of_write(op: str, **args: Tensor) -> None:
+    """Raises a ValueError where a write would be lost to autograd, and tells it that what it keeps of them changes.
+
+    As torch's own in-place functions do; for an op with a schema that writes, torch does neither.
+    """
+    for name, tensor in args.items():
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{op}: {name} must not require a gradient while it is written; use torch.no_grad()")
+        if not torch.compiler.is_compiling() and not tensor.is_inference():
+            torch.autograd.graph.increment_version(tensor)
 
 
 def _tensors(arg: Tensor | Sequence[Tensor] | None) -> Sequence[Tensor]:

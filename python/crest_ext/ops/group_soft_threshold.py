@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import tell_of_write
 from crest_ext.ops.group_norms import Groups
 
 
@@ -21,13 +22,14 @@ def group_soft_threshold_(weight: Tensor, groups: Groups, threshold: float) -> N
         threshold: finite, at least 0.
 
     Raises:
-        ValueError: a shape, dtype or value is not as above.
+        ValueError: a shape, dtype or value is not as above; weight requires a gradient, and they are enabled.
 
     Work: reads and writes weight once where groups are runs of memory ("filter", "row", "kernel"), as long as a run
         fits a cache; else reads it twice.
     Source: Yuan, Lin, "Model selection and estimation in regression with grouped variables", J. R. Stat. Soc. B 68
         (2006); penalty of Wen et al., "Learning Structured Sparsity in Deep Neural Networks", NIPS 2016, eq. 1.
     """
+    tell_of_write("group_soft_threshold_", weight=weight)
     torch.ops.crest.group_soft_threshold_(weight, groups, threshold)
 
 
@@ -43,11 +45,12 @@ def sparse_group_soft_threshold_(weight: Tensor, groups: Groups, threshold: floa
         l1: finite, at least 0.
 
     Raises:
-        ValueError: a shape, dtype or value is not as above.
+        ValueError: a shape, dtype or value is not as above; weight requires a gradient, and they are enabled.
 
     Work: as of `group_soft_threshold_`.
     Source: Alvarez, Salzmann, "Learning the Number of Neurons in Deep Networks", NIPS 2016, eq. 5 and 6.
     """
+    tell_of_write("sparse_group_soft_threshold_", weight=weight)
     torch.ops.crest.sparse_group_soft_threshold_(weight, groups, threshold, l1)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import tell_of_write
+
 
 def prune_splice_(weight: Tensor, mask: Tensor, low: float, high: float) -> None:
     """Update a mask in place: drop |weight| < low, restore |weight| >= high, leave the rest as it is.
@@ -21,6 +23,7 @@ def prune_splice_(weight: Tensor, mask: Tensor, low: float, high: float) -> None
     Work: reads weight and mask once, writes mask once.
     Source: Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NIPS 2016, eq. 3.
     """
+    tell_of_write("prune_splice_", mask=mask)
     torch.ops.crest.prune_splice_(weight, mask, low, high)
 
 

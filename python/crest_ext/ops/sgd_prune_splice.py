@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crest_ext.ops._grad import tell_of_write
+
 
 def sgd_prune_splice_(
     weight: Tensor,
@@ -37,11 +39,12 @@ def sgd_prune_splice_(
         update_mask: whether to update the mask in this step.
 
     Raises:
-        ValueError: a shape, dtype, device or value is not as above.
+        ValueError: a shape, dtype, device or value is not as above; weight requires a gradient, and they are enabled.
 
     Work: reads the four tensors once, writes three once: 22 bytes a float32 weight.
     Source: Guo, Yao, Chen, "Dynamic Network Surgery for Efficient DNNs", NIPS 2016, algorithm 1.
     """
+    tell_of_write("sgd_prune_splice_", weight=weight, momentum_buffer=momentum_buffer, mask=mask)
     torch.ops.crest.sgd_prune_splice_(
         weight, grad, momentum_buffer, mask, lr, momentum, weight_decay, low, high, update_mask
     )

@@ -14,7 +14,7 @@ def singular_value_threshold(a: Tensor, threshold: float) -> Tensor:
     Frobenius norm. There is no gradient.
 
     Args:
-        a: (..., r, c), each matrix by itself; float32 or float64, where squares of float64 numbers must be finite.
+        a: (..., r, c), each matrix by itself; float32 or float64.
         threshold: finite, at least 0.
 
     Returns:

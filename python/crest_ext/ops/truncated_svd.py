@@ -17,7 +17,7 @@ def truncated_svd(
     gradient.
 
     Args:
-        a: (..., r, c); float32 or float64, where squares of float64 numbers must be finite.
+        a: (..., r, c); float32 or float64.
         rank: k, in [0, min(r, c)].
         energy: instead of rank; in (0, 1]. k is the smallest rank, at least 1, whose singular values hold this share
             of their sum; the largest that a matrix of the batch needs. Then k depends on the data, and torch.compile
@@ -58,6 +58,7 @@ def rank_of_energy(a: Tensor, energy: float, squared: bool = True) -> int:
     if not a.isfinite().all():
         raise ValueError("truncated_svd: a must be finite, got NaN or infinity")
     values = singular_values(a)
+    values = values / values[..., :1].clamp(min=torch.finfo(torch.float64).tiny)
     share = (values**2 if squared else values).cumsum(-1)
     return int((share < energy * share[..., -1:]).sum(-1).max()) + 1
 
@@ -65,17 +66,20 @@ def rank_of_energy(a: Tensor, energy: float, squared: bool = True) -> int:
 def singular_values(a: Tensor) -> Tensor:
     """(..., min(r, c)), float64, descending; what may be nothing but rounding of a, and of its squares, is 0."""
     wide = a.detach().double()
+    largest = wide.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    wide = wide / largest  # its squares may be beyond float64
     gram = wide @ wide.mT if a.shape[-2] < a.shape[-1] else wide.mT @ wide
     squares = torch.linalg.eigvalsh(gram).flip(-1).clamp(min=0)
     # A rounding error of a value of the matrix is one of its square in the Gram matrix.
     least = max((16 * torch.finfo(a.dtype).eps) ** 2, max(a.shape[-2:]) * torch.finfo(torch.float64).eps)
     squares[squares < least * squares[..., :1]] = 0
-    return squares.sqrt()
+    return squares.sqrt() * largest.squeeze(-1)
 
 
 def rank_of(s: Tensor, energy: float, squared: bool = True) -> int:
     """The smallest rank, at least 1, whose singular values s (groups, q), in descending order, hold the energy."""
-    share = (s.double() ** 2 if squared else s.double()).sum(0).cumsum(0)
+    s = s.double() / s.max().clamp(min=torch.finfo(torch.float64).tiny)
+    share = (s**2 if squared else s).sum(0).cumsum(0)
     return int((share < energy * share[-1]).sum()) + 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from crest_ext.nn.layers import layers
 from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
+from crest_ext.ops.depthwise_conv2d import is_channels_last
 from crest_ext.ops.truncated_svd import rank_of, singular_values, truncated_svd
 from crest_ext.rewrite.materialize import materialize
 
@@ -83,8 +85,8 @@ def factorize(
         model: not changed.
         energy: in (0, 1]; the smallest rank whose singular values hold this share of their sum, of all groups
             together. At 1 the copy computes the same, up to rounding.
-        rank: instead of energy; of all layers, or {name or fnmatch pattern: rank}: the first match wins, and what
-            matches nothing is left as it is.
+        rank: instead of energy; of all layers that can have it, or {name or fnmatch pattern: rank}: the first match
+            wins, and what matches nothing is left as it is.
         squared: energy is of the squared singular values, or of the singular values themselves.
         explain: also return what was done to each layer, and why nothing was: a layer is left as it is where two
             thinner ones would have no fewer weights.
@@ -103,25 +105,38 @@ def factorize(
         raise ValueError(f"factorize: one of energy and rank must be given, got {energy} and {rank}")
     if energy is not None and not 0 < energy <= 1:
         raise ValueError(f"factorize: energy must be in (0, 1], got {energy}")
+    if isinstance(rank, bool) or not (rank is None or isinstance(rank, Mapping) or hasattr(rank, "__index__")):
+        raise ValueError(f"factorize: rank must be an int, or ints by name, got {rank!r}")
+    if isinstance(rank, Mapping) and not rank:
+        raise ValueError("factorize: rank must name a layer of the model, got none")
     model = materialize(model)
-    ranks = {"*": rank} if isinstance(rank, int) else rank
+    ranks = rank if isinstance(rank, Mapping) else {} if rank is None else {"*": operator.index(rank)}
+    everywhere = not isinstance(rank, Mapping)
     found = list(layers(model))
-    for pattern in ranks or ():
+    for pattern in () if everywhere else ranks:
         if not any(fnmatchcase(name, pattern) for name, _, _ in found):
             raise ValueError(f"factorize: rank must name a layer of the model, got {pattern!r}")
     pairs, rows = dict[nn.Module, nn.Module](), []
     for name, layer, reason in found:
-        wanted = next((r for pattern, r in (ranks or {}).items() if fnmatchcase(name, pattern)), None)
+        wanted = next((r for pattern, r in ranks.items() if fnmatchcase(name, pattern)), None)
         if reason is None and ranks and wanted is None:
             reason = "is not named"
         elif reason is None:
             reason = reason_not_to_replace(model, layer)
+        if reason is None and everywhere and wanted is not None and wanted > (most := _most(layer)):
+            reason = f"has a rank of at most {most}"
         row, pair = (_left(name, layer, reason), None) if reason else _factors(name, layer, energy, wanted, squared)
         if pair is not None:
             pairs[layer] = pair
         rows.append(row)
     result = replace_layers(model, pairs)
     return (result, FactorizeReport(tuple(rows))) if explain else result
+
+
+def _most(layer: nn.Linear | nn.Conv2d) -> int:
+    """The largest rank of a layer's matrices."""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    return min(len(layer.weight) // groups, layer.weight[0].numel())
 
 
 def _left(name: str, layer: nn.Linear | nn.Conv2d, why: str) -> FactorizedLayer:
@@ -179,6 +194,8 @@ def _pair(layer: nn.Linear | nn.Conv2d, narrow: Tensor, wide: Tensor) -> nn.Sequ
         second = nn.Conv2d(len(narrow), layer.out_channels, 1, groups=layer.groups, bias=bias, **like)
     with torch.no_grad():
         for module, values in ((first, narrow), (second, wide)):
+            if is_channels_last(layer.weight):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             module.weight.copy_(values.view_as(module.weight))
             module.weight.requires_grad_(layer.weight.requires_grad)
         if layer.bias is not None:

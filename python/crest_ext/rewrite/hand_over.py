@@ -22,7 +22,8 @@ def hand_over(
         takes: how modules of copy were cut, by parameter; the others are as in model.
 
     Raises:
-        ValueError: the optimizer keeps state of another shape than its parameter; it is not changed then.
+        ValueError: the optimizer trains nothing of the model, or keeps state of another shape than its parameter; it is
+            not changed then.
     """
     heirs = dict[Tensor, dict[Tensor, tuple[str, Take | None]]]()  # several, of a tie that masks have parted
     for name, old in model.named_modules(remove_duplicate=False):
@@ -37,6 +38,8 @@ def hand_over(
         for key, before in old._parameters.items():
             if before is not None and new._parameters.get(key) is None:
                 heirs.setdefault(before, {})
+    if not any(p in heirs for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError("shrink: optimizer must train parameters of the model, got one that trains none")
     for p in (p for group in optimizer.param_groups for p in group["params"] if p in heirs):
         for key, value in optimizer.state.get(p, {}).items():
             if isinstance(value, Tensor) and value.dim() and value.shape != p.shape:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from crest_ext.nn import ZeroConv2d
+from crest_ext.ops.depthwise_conv2d import is_channels_last
 from crest_ext.rewrite.channels import Use
 from crest_ext.rewrite.hand_over import Take
 
@@ -75,6 +76,8 @@ def _replace(module: nn.Module, takes: dict[str, Take]) -> None:
     for name, take in takes.items():
         old = getattr(module, name, None)
         if isinstance(old, nn.Parameter):
-            setattr(module, name, nn.Parameter(take(old.detach()), old.requires_grad))
+            format_ = torch.channels_last if is_channels_last(old) else torch.contiguous_format
+            values = take(old.detach()).contiguous(memory_format=format_)
+            setattr(module, name, nn.Parameter(values, old.requires_grad))
         elif old is not None:
             setattr(module, name, take(old))

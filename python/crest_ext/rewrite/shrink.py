@@ -124,7 +124,7 @@ def shrink(
 
     Raises:
         ValueError: the model cannot be traced, example_input is empty, round_to is below 1, a pattern matches no layer,
-            or the optimizer keeps state of another shape.
+            or the optimizer trains nothing of the model or keeps state of another shape.
         RuntimeError: the copy did not compute the same for example_input, to 1e-5 of the greatest output (8e-3 where
             the arithmetic is float16's or TF32's, 6e-2 for bfloat16). No error changes the optimizer.
 
@@ -134,8 +134,9 @@ def shrink(
     args = example_input if isinstance(example_input, tuple) else (example_input,)
     if any(isinstance(x, Tensor) and x.numel() == 0 for x in pytree.tree_leaves(args)):
         raise ValueError("shrink: example_input must not be empty")
-    if round_to is not None and round_to < 1:
-        raise ValueError(f"shrink: round_to must be at least 1, got {round_to}")
+    if round_to is not None and (type(round_to) is not int or round_to < 1):
+        raise ValueError(f"shrink: round_to must be an int of at least 1, got {round_to}")
+    ignored_layers = (ignored_layers,) if isinstance(ignored_layers, str) else ignored_layers
     small = materialize(model)
     found = list(layers(small))
     barred: dict[nn.Module, str] = {
@@ -146,10 +147,10 @@ def shrink(
         if not ignored:
             raise ValueError(f"shrink: ignored_layers must name layers of the model, got {pattern!r}")
         barred.update(dict.fromkeys(ignored, "is ignored"))
-    with _evaluating(small):
+    with _evaluating(small):  # to read a weight that is computed may change it in training
         channels = follow(small, args, barred)
+        before = {layer: tuple(layer.weight.shape) for _, layer, _ in found}
     live = channels.solve(round_to, depth)
-    before = {layer: tuple(layer.weight.shape) for _, layer, _ in found}
     takes = dict[nn.Module, dict[str, Take]]()  # of each module that changes, by parameter
     for module, ids in channels.by_channel:
         if not live[ids].all():
@@ -174,7 +175,8 @@ def shrink(
     rows = []
     for name, layer, _ in found:
         other: Any = others.get(layer, layer)
-        after = () if isinstance(other, ZeroConv2d) else tuple(other.weight.shape)
+        with _evaluating(other):
+            after = () if isinstance(other, ZeroConv2d) else tuple(other.weight.shape)
         note = _note(channels, live, layer, uses.get(layer), before[layer] == after) if after else ""
         if isinstance(other, LoweredConv2d):
             lowered = f"{other.in_channels} of {math.prod(before[layer][1:])} shapes"
