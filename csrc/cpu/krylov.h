@@ -113,6 +113,13 @@ inline void gram_times(const Tall<A>& t, const A* x, A* some, A* z) {
   });
 }
 
+// to (16, 16), rows m apart, += left^T right, of so many rows of 16. By itself: it is code enough.
+template <class M>
+__attribute__((noinline)) void add_product(const M* left, const M* right, int64_t rows, M* to, int64_t m) {
+  for (int64_t row = 0; row < block; ++row) __builtin_prefetch(to + row * m, 1);
+  product<true>(M{1}, block, rows, Rows<M>{left}, right, block, to, m);
+}
+
 // The upper triangle of g (m, m), m = count * 16: x^T x. load(i, rows, b, to) gives block b of rows of x.
 template <class M, class Load>
 inline void gram(int64_t n, int64_t count, M* g, M* chunk, const Load& load) {
@@ -123,29 +130,31 @@ inline void gram(int64_t n, int64_t count, M* g, M* chunk, const Load& load) {
     for (int64_t b = 0; b < count; ++b) {
       M* own = chunk + b * gram_rows * block;
       load(i, here, b, own);
-      for (int64_t c = 0; c <= b; ++c) {
-        M* to = g + c * block * m + b * block;
-        for (int64_t row = 0; row < block; ++row) __builtin_prefetch(to + row * m, 1);
-        product<true>(M{1}, block, here, Rows<M>{chunk + c * gram_rows * block}, own, block, to, m);
-      }
+      for (int64_t c = 0; c <= b; ++c)
+        add_product(chunk + c * gram_rows * block, own, here, g + c * block * m + b * block, m);
     }
   }
 }
 
 // The same of a matrix, in the precision of M; rows of g are blocks(q) * 16 apart.
 template <class M, class A>
-inline void gram(const Tall<A>& t, M* g, M* chunk) {
+__attribute__((noinline)) void gram(const Tall<A>& t, M* g, M* chunk) {
   t.with([&](auto from) {
     gram(t.p, blocks(t.q), g, chunk, [&](int64_t first, int64_t rows, int64_t b, M* to) {
       const auto part = from.at(first, b * block);
-      const auto copy = [&](int64_t columns) CREST_INLINE {
-        for (int64_t i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < columns; ++j)
-            to[i * block + j] = static_cast<M>(part.p[i * part.row() + j * part.column()] * t.scale);
+      const int64_t columns = min(t.q - b * block, block);
+      const auto number = [&](int64_t i, int64_t j) CREST_INLINE {
+        return static_cast<M>(part.p[i * part.row() + j * part.column()] * t.scale);
       };
-      if (b * block + block <= t.q) return copy(block);  // known beforehand
-      for (int64_t i = 0; i < rows * block; ++i) to[i] = 0;
-      copy(t.q - b * block);
+      for (int64_t i = 0; i < rows; ++i, to += block)
+        if (part.column() == 1 && columns == block) {
+          for (int64_t j = 0; j < block; ++j) to[j] = number(i, j);
+        } else {
+          for (int64_t j = 0; j < block; ++j) {
+            to[j] = j < columns ? number(i, j) : M{0};
+            asm volatile("");  // one by one: in registers it would be thrice the code, and no faster
+          }
+        }
     });
   });
 }
