@@ -258,6 +258,82 @@ def test_weights_that_are_computed() -> None:
         check(model, x)
 
 
+SQUEEZES: dict[str, Any] = {
+    "mean": lambda y: y.mean((2, 3)),
+    "sum": lambda y: y.sum((2, 3)) / 100,
+    "squeeze twice": lambda y: F.adaptive_avg_pool2d(y, 1).squeeze(-1).squeeze(-1),
+    "squeeze": lambda y: F.adaptive_avg_pool2d(y, 1).squeeze((2, 3)),
+    "transposed": lambda y: y.transpose(1, 3).transpose(3, 1).amax((2, 3)),
+}
+EXCITES: dict[str, Any] = {
+    "None": lambda g: g[:, :, None, None],
+    "unsqueeze": lambda g: g.unsqueeze(-1).unsqueeze(3),
+    "the rest of it": lambda g: 1 - g.unsqueeze(2).unsqueeze(2),
+    "concatenated": lambda g: torch.concat((g[:, :, None, None],), 1),
+}
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, squeeze: str, excite: str) -> None:
+        super().__init__()
+        self.squeeze, self.excite = squeeze, excite
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.SyncBatchNorm(8), nn.Conv2d(8, 5, 1)
+        self.down, self.up = nn.Linear(8, 4), nn.Linear(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.a(x)))
+        gate = torch.sigmoid(self.up(F.relu(self.down(SQUEEZES[self.squeeze](y)))))
+        return self.b(y * EXCITES[self.excite](gate))
+
+
+@pytest.mark.parametrize(("squeeze", "excite"), [*((s, "None") for s in SQUEEZES), *(("mean", e) for e in EXCITES)])
+def test_squeeze_and_excite(squeeze: str, excite: str) -> None:
+    model, x = settle(SqueezeExcite(squeeze, excite)), torch.randn(2, 3, 9, 9)
+    zero_(model.b, ins=[1, 4, 6])
+    zero_(model.down, ins=[1, 4, 6])
+    small, report = check(model, x)
+    assert shapes(report) == {"a": (5, 3), "b": (5, 5), "down": (4, 5), "up": (5, 4)}
+    larger = torch.randn(2, 3, 14, 11)
+    torch.testing.assert_close(run(small, larger), run(model, larger), rtol=1e-5, atol=1e-5)
+
+
+def test_sums_of_constants_stay() -> None:
+    """They are others for other sizes."""
+
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 4, 1), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).relu().sum((2, 3)))
+
+    model = settle(Sums())
+    zero_(model.a, outs=[0, 1], bias=0.5)
+    zero_(model.a, outs=[2], bias=-1.0)
+    small, report = check(model, torch.randn(2, 3, 4, 4))
+    assert shapes(report)["a"] == (3, 3)
+    larger = torch.randn(2, 3, 7, 7)
+    torch.testing.assert_close(run(small, larger), run(model, larger), rtol=1e-5, atol=1e-4)
+
+
+def test_shortcuts_padded_with_channels() -> None:
+    """A residual network's stream loses channels as well; the zeros that its code adds stay."""
+    model = settle(create_model("resnet20"))
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            zero_(module, outs=range(0, module.out_channels, 2))
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.data[::2] = 0
+            module.running_mean[::2] = 0
+    _, report = check(model, torch.randn(2, 3, 32, 32))
+    found = shapes(report)
+    assert found["conv1"] == (8, 3) and found["layer1.2.conv2"] == (8, 8)
+    assert found["layer2.0.conv1"] == (16, 8) and found["layer2.0.conv2"] == (24, 16)
+    assert found["layer3.2.conv2"] == (56, 32) and found["linear"] == (10, 56)
+    assert "8 of 32 outputs stay: they are zeros that the model's code adds" in report["layer2.0.conv2"].note
+
+
 def test_keeps_channels_last() -> None:
     model: Any = settle(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)))
     x = torch.randn(1, 3, 9, 9)

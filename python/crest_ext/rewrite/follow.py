@@ -24,7 +24,7 @@ from crest_ext.rewrite.channels import Channels, Use
 UNARY = {
     "abs", "alias", "alpha_dropout", "celu", "clamp", "clamp_max", "clamp_min", "clone", "contiguous", "detach",
     "dropout", "elu", "exp", "feature_dropout", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish",
-    "neg", "pow", "relu", "relu6", "rsqrt", "selu", "sigmoid", "silu", "softplus", "softsign", "sqrt", "square",
+    "neg", "pow", "relu", "relu6", "rsqrt", "rsub", "selu", "sigmoid", "silu", "softplus", "softsign", "sqrt", "square",
     "tanh", "to",
 }
 # fmt: on
@@ -32,7 +32,7 @@ LAYERS = {"linear", "conv2d", "depthwise_conv2d"}
 BINARY = {"add", "div", "maximum", "minimum", "mul", "sub"}
 POOLS = {f"{kind}_pool{d}d": d for kind in ("max", "avg", "adaptive_avg") for d in (1, 2, 3)}  # over d dimensions
 POOLS |= {"upsample_nearest2d": 2, "upsample_bilinear2d": 2}
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass
@@ -144,7 +144,7 @@ class _Walk:
             return None if node.kwargs else self.layer(name, node)
         if name in ("batch_norm", "prelu"):
             return None if node.kwargs else self.by_channel(name, node)
-        if name == "cat":
+        if name in ("cat", "concat", "concatenate"):
             return self.cat(node, y)
         inputs, args = node.all_input_nodes, list[Any](node.args)
         x = self.axes.get(args[0]) if args and isinstance(args[0], Node) else None
@@ -172,14 +172,24 @@ class _Walk:
             if not (name.startswith("avg") and any(pytree.tree_leaves([args[2:3], args[5:]]))):
                 return x
             return replace(x, known=x.known & torch.stack(_range(y, x.dim)).eq(0).all(0))
-        if name in ("pad", "constant_pad_nd") and after >= len(args[0]) // 2:
-            lo, hi = _range(y, x.dim)
-            self.channels.keep(x.ids[x.known & (lo != hi)], "padding follows their constant")
-            return x
-        if name in ("mean", "amax", "amin") and args and args[0]:
+        if name in ("pad", "constant_pad_nd"):
+            return self.pad(args, x, after, y)
+        if name in ("mean", "sum", "amax", "amin") and args and args[0]:
             dims = {d % len(shape) for d in args[0]}
-            before = sum(d < x.dim for d in dims) if y.dim() < len(shape) else 0
-            return None if x.dim in dims else replace(x, dim=x.dim - before)
+            if x.dim in dims:
+                return None
+            x = replace(x, dim=x.dim - (sum(d < x.dim for d in dims) if y.dim() < len(shape) else 0))
+            # A sum of constants is another for other sizes, but of zeros.
+            return x if name != "sum" else replace(x, known=x.known & torch.stack(_range(y, x.dim)).eq(0).all(0))
+        if name == "squeeze":
+            given = range(len(shape)) if not args else args[0] if isinstance(args[0], list | tuple) else args[:1]
+            dims = {d % len(shape) for d in given if shape[d] == 1}
+            return None if x.dim in dims else replace(x, dim=x.dim - sum(d < x.dim for d in dims))
+        if name == "unsqueeze":
+            return replace(x, dim=x.dim + (args[0] % (len(shape) + 1) <= x.dim))
+        if name == "transpose":
+            one, two = (d % len(shape) for d in args[:2])
+            return replace(x, dim={one: two, two: one}.get(x.dim, x.dim))
         if name == "slice":
             return x if (args and args[0] % len(shape) != x.dim) or y.shape == shape else None
         if name == "permute":
@@ -190,6 +200,22 @@ class _Walk:
             each = y.shape[x.dim] // shape[x.dim]
             return Axis(x.dim, x.ids.repeat_interleave(each), x.known.repeat_interleave(each))
         return None
+
+    def pad(self, args: list[Any], x: Axis, after: int, y: Tensor) -> Axis | None:
+        """Of the dimensions behind the channels, and of the channels themselves with zeros, as shortcuts do."""
+        pads, how = list[int](args[0]), args[1:]
+        before, behind, *others = [*pads[2 * after :], 0, 0]
+        plain = all(v in (0, None, "constant") for v in how)
+        if any(others) or min(before, behind) < 0 or ((before or behind) and not plain):
+            return None
+        lo, hi = (end[before : before + len(x.ids)] for end in _range(y, x.dim))
+        self.channels.keep(x.ids[x.known & (lo != hi)], "padding follows their constant")
+        if not before and not behind:
+            return x
+        zeros = [self.channels.new(n) for n in (before, behind)]
+        self.channels.pin(torch.cat(zeros), "they are zeros that the model's code adds")
+        known = [torch.ones(n, dtype=torch.bool) for n in (before, behind)]
+        return Axis(x.dim, torch.cat([zeros[0], x.ids, zeros[1]]), torch.cat([known[0], x.known, known[1]]))
 
     def layer(self, name: str, node: Node) -> Axis | None:
         x, weight, bias, *options = [*node.args, None][: max(len(node.args), 3)]

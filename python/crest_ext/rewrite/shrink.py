@@ -96,10 +96,11 @@ def shrink(
     An output of a Linear or Conv2d goes where nothing reads it, all weights for it being zero; and where it is the
     same whatever the input (a zero filter, through BatchNorm with its running statistics, activations, pooling) and
     can be folded into the biases of what reads it: where it is zero, or no zero padding lies between. What this
-    leaves unread goes as well. Followed are sums, concatenations, grouped and depthwise convolutions (groups stay
-    equal) and flattening. Other operations, and channels that the model's code names by number (slices, padding,
-    x.view(-1, 400)), keep all their channels. The classes of the modules and the names in the state_dict stay, but
-    for a bias where one was needed to fold into; masked layers come out plain, as from `materialize`.
+    leaves unread goes as well. Followed are sums, products, concatenations, grouped and depthwise convolutions (groups
+    stay equal), flattening, moved dimensions, and zeros that are put before and behind the channels, which stay. Other
+    operations, and channels that the model's code names by number (slices, x.view(-1, 400)), keep all theirs. The
+    classes of the modules and the names in the state_dict stay, but for a bias where one was needed to fold into;
+    masked layers come out plain, as from `materialize`.
 
     In training BatchNorm replaces a constant by its beta, so a network with such channels trains on a little
     differently; see also `recalibrate`. A residual branch that is zero keeps one channel, or with depth none of its
