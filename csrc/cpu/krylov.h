@@ -140,7 +140,7 @@ inline void gram(int64_t n, int64_t count, M* g, M* chunk, const Load& load) {
 template <class M, class A>
 __attribute__((noinline)) void gram(const Tall<A>& t, M* g, M* chunk) {
   t.with([&](auto from) {
-    gram(t.p, blocks(t.q), g, chunk, [&](int64_t first, int64_t rows, int64_t b, M* to) {
+    gram(t.p, blocks(t.q), g, chunk, [&](int64_t first, int64_t rows, int64_t b, M* to) CREST_INLINE {
       const auto part = from.at(first, b * block);
       const int64_t columns = min(t.q - b * block, block);
       const auto number = [&](int64_t i, int64_t j) CREST_INLINE {
