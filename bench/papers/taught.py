@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from cifar10 import Crops, InBfloat16
+from cifar10 import BATCH, Crops, InBfloat16, standardized
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from crest_ext import data
 
 SOFTNESS = 4.0  # by which outputs are divided before they are compared
 
@@ -26,6 +28,23 @@ class Taught:
             yield x, taught
 
 
+class Remembered:
+    """Images, each as it is or mirrored, with a teacher's outputs for them, which are found once."""
+
+    def __init__(self, split: data.Split, teacher: nn.Module) -> None:
+        x = torch.stack((split.x, split.x.flip(3)), 1)  # both of an image, side by side
+        model = InBfloat16(teacher.eval())
+        with torch.no_grad():
+            y = torch.cat([model(standardized(part)) for part in x.flatten(0, 1).split(BATCH)])
+        self.both = data.Split(x, y.view(len(x), 2, -1))
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(number)
+        for x, y in data.Loader(self.both, BATCH, shuffle=True, seed=number):
+            chosen = torch.arange(len(x)), torch.randint(2, (len(x),), generator=generator)
+            yield standardized(x[chosen]), y[chosen]
+
+
 def distance(y: Tensor, taught: Tensor) -> Tensor:
     """How far outputs are from the teacher's: the KL divergence of softened classes, in the gradient's old scale."""
     wanted = (taught / SOFTNESS).softmax(1)
@@ -35,3 +54,9 @@ def distance(y: Tensor, taught: Tensor) -> Tensor:
 def taught_by(teacher: nn.Module) -> dict[str, Any]:
     """For cifar10.train_on to train by a teacher's outputs instead of labels."""
     return {"batches": lambda split, number: Taught(Crops(split, number), teacher), "loss": distance}
+
+
+def taught_once_by(teacher: nn.Module, split: data.Split) -> dict[str, Any]:
+    """The same by outputs that are found once, for the images and their mirrored ones."""
+    remembered = Remembered(split, teacher)
+    return {"batches": lambda _, number: remembered.epoch(number), "loss": distance}
