@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from crest_ext import recalibrate
 
@@ -48,3 +49,11 @@ def test_takes_what_data_loaders_give(model: Any, batches: list[Tensor]) -> None
 def test_refuses_no_batches(model: Any) -> None:
     with pytest.raises(ValueError, match=r"^recalibrate: batches must not be empty$"):
         recalibrate(model, iter([]))
+
+
+def test_takes_what_torch_pruned(model: Any, batches: list[Tensor]) -> None:
+    prune.l1_unstructured(model[0][0], "weight", 0.5)
+    model(batches[0])  # leaves a weight that deepcopy refuses
+    small = recalibrate(model, batches)
+    torch.testing.assert_close(small[0][0].weight, model[0][0].weight)
+    assert not torch.equal(small[0][1].running_mean, model[0][1].running_mean)

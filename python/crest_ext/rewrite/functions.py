@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
 from crest_ext.nn import ChannelMean, Shortcut
 from crest_ext.rewrite.calls import has_hooks, trace
-from crest_ext.rewrite.unchanged import unchanged
+from crest_ext.rewrite.unchanged import copies, unchanged
 
 Model = TypeVar("Model", bound=nn.Module)
 RELU, POOL = (nn.ReLU, ("inplace",)), ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -154,11 +154,6 @@ def _called_again(model: nn.Module, graph: fx.Graph) -> list[tuple[fx.Node, nn.M
                 found.append((node, copy.deepcopy(module)))
             seen.add(node.target)
     return found
-
-
-def copies(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """For a model that may write its input."""
-    return tree_map(lambda a: a.clone() if isinstance(a, Tensor) else a, args)
 
 
 def _same(one: Any, two: Any) -> bool:

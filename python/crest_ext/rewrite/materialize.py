@@ -24,9 +24,7 @@ def materialize(model: Model) -> Model:
     Args:
         model: any module, masked layers anywhere in it, or a masked layer itself. Not changed.
     """
-    # What prune and the old weight_norm compute anew in each call; deepcopy refuses it.
-    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
-    model = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+    model = copied(model)
     for module in model.modules():
         if isinstance(module, Masked):
             _unmask_(module)
@@ -34,6 +32,12 @@ def materialize(model: Model) -> Model:
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
     return model
+
+
+def copied(model: Model) -> Model:
+    """A deep copy, also of what torch.nn.utils.prune and the old weight_norm compute anew in each call."""
+    computed = [v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf]
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 def _unmask_(module: Masked) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -22,10 +21,10 @@ from crest_ext.nn.quick import QUICK
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite.calls import Call, before_in_row, followers, has_hooks, record
 from crest_ext.rewrite.chains import Chain, Stem, activation_of, chains, stem
-from crest_ext.rewrite.functions import copies, to_modules
+from crest_ext.rewrite.functions import to_modules
 from crest_ext.rewrite.in_one_call import in_one_call
-from crest_ext.rewrite.materialize import materialize
-from crest_ext.rewrite.unchanged import unchanged
+from crest_ext.rewrite.materialize import copied, materialize
+from crest_ext.rewrite.unchanged import copies, unchanged
 
 Model = TypeVar("Model", bound=nn.Module)
 BUDGET = 0.2  # seconds to measure each layer, and the whole
@@ -170,7 +169,7 @@ def _packed(model: Model, args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Mo
     if any(layer.kernel != "dense" for layer in chosen.values()):
         result, seconds, reason = _better(dense, packed, args, dtype)
     if any(isinstance(module, Masked) for module in model.modules()):
-        given = copy.deepcopy(model).eval().requires_grad_(False)
+        given = copied(model).eval().requires_grad_(False)
         times = _seconds(given, result, args)
         if times[0] < 0.9 * times[1]:  # more than noise: plain layers are plainer
             result, seconds, reason = given, (times[0], times[1]), "as it was: its masked layers are faster"

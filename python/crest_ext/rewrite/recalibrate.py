@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from crest_ext.rewrite.materialize import copied
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -27,7 +28,7 @@ def recalibrate(model: Model, batches: Iterable[Any]) -> Model:
     Raises:
         ValueError: there are no batches.
     """
-    model = copy.deepcopy(model)
+    model = copied(model)
     training = {module: module.training for module in model.modules()}
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]

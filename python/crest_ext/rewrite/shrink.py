@@ -23,6 +23,7 @@ from crest_ext.rewrite.hand_over import Take, hand_over
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.narrow import empty, narrow, narrow_by_channel
 from crest_ext.rewrite.shapes import drop_shapes
+from crest_ext.rewrite.unchanged import copies, unchanged
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -207,27 +208,19 @@ def _note(channels: Channels, live: Tensor, layer: nn.Module, use: Use | None, u
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation, and then as it was, with what a forward pass writes to its buffers undone."""
-    training = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
+    """In evaluation, and then as it was."""
+    with torch.no_grad(), unchanged(model):
         model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, was in training.items():
-            module.training = was
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        yield
 
 
 def _verify(model: nn.Module, small: nn.Module, args: tuple[Any, ...]) -> None:
     """That both give the same for args."""
     with _evaluating(model):
-        expected = model(*_copies(args))
+        expected = model(*copies(args))
     try:
         with _evaluating(small):
-            output = small(*_copies(args))
+            output = small(*copies(args))
     except Exception as error:  # of any kind: it runs the model's own code
         raise RuntimeError(f"shrink: the smaller model must run, got {error}") from error
     for a, b in zip(pytree.tree_leaves(expected), pytree.tree_leaves(output), strict=True):
@@ -242,7 +235,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
     share = max(1e-5, 8 * torch.finfo(torch.float16 if tf32 else a.dtype).eps)
     scale = a.abs().nan_to_num(0, 0, 0).max().item()
     return torch.allclose(b, a, rtol=0, atol=share * (scale + 0.1), equal_nan=True)
-
-
-def _copies(args: tuple[Any, ...]) -> Any:
-    return pytree.tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, args)

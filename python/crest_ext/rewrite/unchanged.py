@@ -8,6 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+
+def copies(args: tuple[Any, ...]) -> Any:
+    """Arguments for a model that may write them."""
+    return tree_map(lambda a: a.clone() if isinstance(a, Tensor) else a, args)
+
 
 KEPT = ("_parameters", "_buffers", "_modules")
 
