@@ -215,6 +215,23 @@ def test_bench(folder: Path) -> None:
     assert f"{first['sparse'] * 1e3:.3f}" in text and "keeps too many weights" in text
 
 
+def test_bench_a_network_without_a_file(folder: Path) -> None:
+    found = ok("bench", "--model", "lenet_300_100", "--rows", 3, "--threads", 1)
+    assert (found["file"], found["rows"], [layer["name"] for layer in found["layers"]]) == (
+        "lenet_300_100",
+        3,
+        ["ip1", "ip2", "ip3"],
+    )
+    assert ok("bench", "--model", "own:net", "--input", "6", "--rows", 2)["rows"] == 2
+    assert ok("bench", "--model", "own:net", "--data", "own:loaders", "--rows", 5)["rows"] == 5
+    for args, message in (
+        ((), "bench: must be given a file or --model, got neither"),
+        (("--model", "own:net"), "--input: must be given, or --data: the model has no input_shape"),
+        (("--model", "own:net", "--input", "6xa"), "--input: must be sizes as in 3x224x224, got 6xa"),
+    ):
+        assert fails("bench", *args) == message
+
+
 def test_tables_for_people(folder: Path) -> None:
     result = crest("train", "--recipe", "r.yaml", "--out", "dense.crest")
     assert result.exit_code == 0

@@ -19,10 +19,11 @@ from crest_ext.cli.common import (
     RecipeName,
     Rows,
     Seed,
+    Shape,
     Threads,
     bars,
     closed_name,
-    first_samples,
+    make_batch,
     make_data,
     make_model,
     prepare,
@@ -117,20 +118,21 @@ def compress(
     report.show(_run(phases, first, len(phases.phases), file, model, data, seed, threads, out), as_json)
 
 
-def _load(file: Path, model: str | None, data: str | None) -> tuple[nn.Module, train.Data]:
-    """A saved network, and the data set that it was trained on or another."""
+def _load(file: Path, model: str | None) -> tuple[nn.Module, str | None]:
+    """A saved network, and the name of the data set that it was trained on, where the file has it."""
     with safe_open(file) as opened:
         metadata = opened.metadata()
     network = make_model(model, closed_name(None, metadata.get("model")))
     load_model(network, file)
-    return network, make_data(data, metadata.get("data"))
+    return network, metadata.get("data")
 
 
 @app.command(name="eval")
 @user_errors
 def eval_(file: File, model: ModelName = None, data: DataName = None, as_json: Json = False) -> None:
     """The test error of a saved network."""
-    network, samples = _load(file, model, data)
+    network, trained_on = _load(file, model)
+    samples = make_data(data, trained_on)
     kept, total = train.count(network)
     error = train.evaluate(network, train.loaders(samples)[1])
     report.show(report.EvalReport(str(file), error, kept, total, file.stat().st_size), as_json)
@@ -139,19 +141,22 @@ def eval_(file: File, model: ModelName = None, data: DataName = None, as_json: J
 @app.command()
 @user_errors
 def bench(
-    file: File,
+    file: Annotated[Path | None, typer.Argument(help="A .crest file; or --model.")] = None,
     model: ModelName = None,
     data: DataName = None,
+    shape: Shape = None,
     rows: Rows = 64,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Which layers of a saved network are faster on sparse kernels here, and by how much."""
+    """Which layers of a saved network, or of any by --model, are faster on sparse kernels here, and by how much."""
+    if file is None and model is None:
+        raise ValueError("bench: must be given a file or --model, got neither")
     prepare(0, threads)
-    network, samples = _load(file, model, data)
-    batch = first_samples(train.loaders(samples)[1], rows)
+    network, trained_on = _load(file, model) if file else (make_model(model, None), None)
+    batch = make_batch(network, data, trained_on, shape, rows)
     _, found = pack(network, batch, explain=True)
     measured = report.BenchReport(
-        str(file), len(batch), torch.get_num_threads(), found.layers, found.dense, found.packed, found.reason
+        str(file or model), len(batch), torch.get_num_threads(), found.layers, found.dense, found.packed, found.reason
     )
     report.show(measured, as_json)

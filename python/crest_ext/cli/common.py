@@ -45,6 +45,11 @@ DataName = Annotated[
     ),
 ]
 
+Shape = Annotated[
+    str | None,
+    typer.Option("--input", help="Sizes of a sample as in 3x224x224, without --data. Default: the model's own."),
+]
+
 
 def user_errors(command: Callable[P, None]) -> Callable[P, None]:
     """What the user can put right is one line on standard error and exit code 1."""
@@ -127,6 +132,23 @@ def first_samples(batches: Iterable[tuple[Tensor, Tensor]], rows: int) -> Tensor
         if count >= rows:
             break
     return torch.cat(parts)[:rows]
+
+
+def make_batch(network: nn.Module, data: str | None, otherwise: str | None, shape: str | None, rows: int) -> Tensor:
+    """Test samples of the user's data or the file's; of a model without, numbers in [0, 1) of its dtype."""
+    if data is not None and shape is not None:
+        raise ValueError(f"--input: must be left out with --data, got {shape}")
+    if data is not None or (otherwise is not None and shape is None):
+        return first_samples(train.loaders(make_data(data, otherwise))[1], rows)
+    sizes = getattr(network, "input_shape", None)
+    if shape is not None:
+        sizes = [int(size) if size.isdecimal() else 0 for size in shape.split("x")]
+        if not all(sizes):
+            raise ValueError(f"--input: must be sizes as in 3x224x224, got {shape}")
+    if sizes is None:
+        raise ValueError("--input: must be given, or --data: the model has no input_shape")
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    return torch.rand(rows, *sizes, dtype=dtype)
 
 
 def closed_name(model: str | None, otherwise: str | None) -> str | None:

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import torch
 import typer
-from torch import Tensor, nn
 
-from crest_ext import report, train
-from crest_ext.cli.common import DataName, Json, ModelName, Rows, first_samples, make_data, make_model, prepare
+from crest_ext import report
+from crest_ext.cli.common import DataName, Json, ModelName, Rows, Shape, make_batch, make_model, prepare
 from crest_ext.container import safe_open
 from crest_ext.container.codecs import estimate
 from crest_ext.container.index import CODECS, Entry, Stream
@@ -24,10 +23,7 @@ def inspect(
     file: Annotated[Path | None, typer.Argument(help="A .crest file; or --model.")] = None,
     model: ModelName = None,
     data: DataName = None,
-    shape: Annotated[
-        str | None,
-        typer.Option("--input", help="Sizes of a sample as in 3x224x224, without --data. Default: the model's own."),
-    ] = None,
+    shape: Shape = None,
     rows: Rows = 1,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     as_json: Json = False,
@@ -46,7 +42,7 @@ def inspect(
         return
     prepare(0, threads)
     network = make_model(model, None).cpu()
-    x = _batch(network, data, shape, rows)
+    x = make_batch(network, data, None, shape, rows)
     layers, seconds = layer_costs(network, x, ROUNDS)
     tensors = [*network.parameters(), *network.buffers()]
     found = report.NetworkReport(
@@ -61,23 +57,6 @@ def inspect(
         seconds,
     )
     report.show(found, as_json)
-
-
-def _batch(network: nn.Module, data: str | None, shape: str | None, rows: int) -> Tensor:
-    """Samples of a data set, or numbers in [0, 1) of the network's dtype."""
-    if data is not None:
-        if shape is not None:
-            raise ValueError(f"--input: must be left out with --data, got {shape}")
-        return first_samples(train.loaders(make_data(data, None))[1], rows)
-    sizes = getattr(network, "input_shape", None)
-    if shape is not None:
-        sizes = [int(size) if size.isdecimal() else 0 for size in shape.split("x")]
-        if not all(sizes):
-            raise ValueError(f"--input: must be sizes as in 3x224x224, got {shape}")
-    if sizes is None:
-        raise ValueError("--input: must be given, or --data: the model has no input_shape")
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    return torch.rand(rows, *sizes, dtype=dtype)
 
 
 def _file(file: Path) -> report.InspectReport:
