@@ -29,7 +29,8 @@ KEPT = {
 
 
 @pytest.mark.parametrize("n", [1, 16])
-def bench_alexnet(benchmark: Any, n: int) -> None:
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+def bench_alexnet(benchmark: Any, n: int, threads: int) -> None:
     if not benchmark.enabled:
         pytest.skip("takes longer to measure than a smoke test may: tests/rewrite/test_pack.py packs small networks")
     model = create_model("alexnet").eval().requires_grad_(False)
@@ -43,8 +44,8 @@ def bench_alexnet(benchmark: Any, n: int) -> None:
         partial(packed, x),
         peers.engines(model, x),
         group="AlexNet at Dynamic Network Surgery's densities, float32",
-        case=f"{n} image{'s'[: n > 1]}",
-        headline=f"AlexNet at Dynamic Network Surgery's densities, {n} image{'s'[: n > 1]}",
+        case=f"{n} image{'s'[: n > 1]}, {threads} thread{'s'[: threads > 1]}",
+        headline=f"AlexNet at Dynamic Network Surgery's densities, {n} image{'s'[: n > 1]}" if threads == 1 else "",
         rounds=7,
         **{"sparse layers": sum(layer.kernel != "dense" for layer in report.layers)},
     )

@@ -28,7 +28,8 @@ NETWORKS = {
 
 @pytest.mark.parametrize("n", [1, 64])
 @pytest.mark.parametrize("network", NETWORKS)
-def bench_lenet(benchmark: Any, network: str, n: int) -> None:
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+def bench_lenet(benchmark: Any, network: str, n: int, threads: int) -> None:
     name, weights = NETWORKS[network]
     path = Path(os.environ.get("CREST_DATA") or ".") / "weights" / f"{weights}.safetensors"
     if not path.is_file():
@@ -44,8 +45,8 @@ def bench_lenet(benchmark: Any, network: str, n: int) -> None:
         peers.in_torch(packed, x),
         others,
         group="LeNets with the authors' weights after surgery, float32",
-        case=f"{network}, {n} image{'s'[: n > 1]}",
-        headline=f"{network} with the authors' weights after surgery, {n} image{'s'[: n > 1]}",
+        case=f"{network}, {n} image{'s'[: n > 1]}, {threads} thread{'s'[: threads > 1]}",
+        headline=f"{network} with the authors' weights after surgery, {n} image{'s'[: n > 1]}" if threads == 1 else "",
         rounds=50,
         **{"parameters kept": train.count(model)[0]},
     )

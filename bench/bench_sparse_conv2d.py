@@ -41,7 +41,18 @@ LAYERS = {
 
 @pytest.mark.parametrize("n", [1, 8])
 @pytest.mark.parametrize("name", LAYERS)
-def bench_sparse_conv2d(benchmark: Any, name: str, n: int) -> None:
+def bench_sparse_conv2d(benchmark: Any, name: str, n: int, threads: int) -> None:
+    run(benchmark, name, n, threads)
+
+
+@pytest.mark.parametrize("n", [1, 8])
+@pytest.mark.parametrize("name", ["AlexNet conv3", "MobileNet block 8"])
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def bench_sparse_conv2d_threads(benchmark: Any, name: str, n: int, threads: int) -> None:
+    run(benchmark, name, n, threads)
+
+
+def run(benchmark: Any, name: str, n: int, threads: int) -> None:
     layer = LAYERS[name]
     conv = nn.Conv2d(layer.channels, layer.filters, layer.kernel, padding=layer.padding, groups=layer.groups).eval()
     conv.requires_grad_(False)
@@ -50,12 +61,12 @@ def bench_sparse_conv2d(benchmark: Any, name: str, n: int) -> None:
     others = peers.engines(conv, x) if benchmark.enabled else {"torch": peers.in_torch(conv, x)}
     others["torch, channels_last"] = peers.in_torch(copy.deepcopy(conv), x, memory_format=torch.channels_last)
     shape = f"({layer.filters}, {layer.channels // layer.groups}, {layer.kernel}, {layer.kernel})"
-    headline = name in ("AlexNet conv3", "MobileNet block 8") and n == 1
+    headline = name in ("AlexNet conv3", "MobileNet block 8") and n == threads == 1
     compare(
         benchmark,
         partial(sparse, x),
         others,
-        group=f"sparse_conv2d, float32, {n} image{'s'[: n > 1]}",
+        group=f"sparse_conv2d, float32, {n} image{'s'[: n > 1]}" + f", {threads} threads" * (threads > 1),
         case=f"{name} {shape}, {layer.size} x {layer.size}, {layer.zeros:.0%} zeros",
         headline=f"sparse_conv2d, {name} {shape}, {layer.zeros:.0%} zeros" if headline else "",
         rounds=15,

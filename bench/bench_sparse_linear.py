@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import crest_ext
-from peers import deepsparse, inductor, openvino_options
+from peers import deepsparse, inductor, litert, openvino_options
 from timing import compare
 
 LAYERS = {
@@ -124,6 +124,12 @@ def bench_sparse_linear(benchmark: Any, layer: str, zeros: float, n: int, thread
     run(benchmark, layer, zeros, n, threads)
 
 
+@pytest.mark.parametrize("layer", ["square", "AlexNet fc7"])
+def bench_break_even(benchmark: Any, layer: str, threads: int) -> None:
+    """More than half of the weights are there: from about here on no dense peer is faster."""
+    run(benchmark, layer, 0.45, 64, threads)
+
+
 @pytest.mark.parametrize("n", [1, 8, 64])
 @pytest.mark.parametrize("layer", ["square", "AlexNet fc7"])
 @pytest.mark.parametrize("threads", [2], indirect=True)
@@ -157,7 +163,8 @@ def run(benchmark: Any, layer: str, zeros: float, n: int, threads: int) -> None:
     if benchmark.enabled:
         dense = nn.Linear(k, m, device="meta")
         dense.weight, dense.bias = (nn.Parameter(t, requires_grad=False) for t in (weight, bias))
-        made |= {"torch.compile": inductor(dense, x), "DeepSparse": deepsparse(dense, x)}
+        engines = {"LiteRT": litert, "torch.compile": inductor, "DeepSparse": deepsparse}
+        made |= {name: engine(dense, x) for name, engine in engines.items()}
     large = m * k > 1 << 20  # else the product that is the limit of arithmetic leaves nothing of ours in cache
     compare(
         benchmark,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -21,7 +25,28 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "peers": peers(),
     }
+
+
+@cache
+def peers() -> str:
+    """What `pip install .[peers]` names and is here, the libraries that two of them run on, and DeepSparse."""
+    extra = [name for name in metadata.requires("crest_ext") or () if 'extra == "peers"' in name]
+    names = [*(re.split(r"[^\w-]", name)[0] for name in extra), "ai-edge-litert", "mkl"]
+    found = [f"{name} {version}" for name in sorted(names) if (version := installed(name))]
+    if python := os.environ.get("CREST_DEEPSPARSE"):
+        code = "from importlib import metadata; print(metadata.version('deepsparse'))"
+        version = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False).stdout.strip()
+        found += [f"deepsparse {version}"] if version else []
+    return ", ".join(found)
+
+
+def installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def pytest_report_header() -> list[str]:
