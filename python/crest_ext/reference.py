@@ -47,7 +47,7 @@ def same_padding(
 ) -> tuple[int, int, int, int]:
     """TensorFlow's SAME for this x: (top, bottom, left, right)."""
     sizes = zip(x.shape[2:], kernel, stride, dilation, strict=True)
-    high, wide = (max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes)
+    high, wide = (torch.sym_max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0) for n, k, s, d in sizes)
     return high // 2, high - high // 2, wide // 2, wide - wide // 2
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from crest_ext.nn import DepthwiseConv2d
+from crest_ext.nn import DepthwiseConv2d, SeparableConv2d
 
 CONVOLUTIONS: list[dict[str, Any]] = [
     {"kernel_size": 3},
@@ -45,6 +45,19 @@ def test_same(size: tuple[int, int], stride: int) -> None:
     padded = F.pad(x, [side for pad in pads for side in (pad // 2, pad - pad // 2)])
     torch.testing.assert_close(conv(x), F.conv2d(padded, conv.weight, conv.bias, stride, groups=3))
     assert conv(x).shape[2:] == tuple(-(-n // stride) for n in size)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pointwise", [False, True])
+def test_same_exports_with_dynamic_images(stride: int, pointwise: bool) -> None:
+    """The padding is a function of the image: one program for all sizes."""
+    conv = DepthwiseConv2d(3, 3, stride, "same").requires_grad_(False)
+    module = SeparableConv2d.from_conv2d(conv, nn.Conv2d(3, 5, 1)).eval() if pointwise else conv
+    dims = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=6), 3: torch.export.Dim("w", min=6)}
+    program = torch.export.export(module, (torch.randn(2, 3, 8, 9),), dynamic_shapes=(dims,)).module()
+    for size in ((2, 3, 8, 9), (1, 3, 13, 6), (3, 3, 6, 7)):
+        x = torch.randn(size)
+        torch.testing.assert_close(program(x), module(x))
 
 
 def test_activation_and_repr() -> None:
