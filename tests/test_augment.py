@@ -180,3 +180,10 @@ def test_refuses_images(batch: Tensor, got: str) -> None:
 def test_refuses_small_images() -> None:
     with pytest.raises(ValueError, match=r"^Augment: images must have sides of at least 24, got 12$"):
         Augment()(images(), draws(0))
+
+
+def test_autocast_changes_nothing() -> None:
+    given = images(side=32)
+    expected = Augment()(given, draws(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(Augment()(given, draws(0)), expected)

@@ -59,6 +59,7 @@ class Augment:
         if type(self.smallest) is not int or self.smallest < 2:
             raise ValueError(f"Augment: smallest must be an int >= 2, got {self.smallest!r}")
 
+    @torch.autocast("cpu", enabled=False)  # products in bfloat16 would be other images
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Draw and change.
 
