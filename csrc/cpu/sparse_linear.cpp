@@ -191,13 +191,14 @@ inline void add_slice(Row, const float* values, const uint8_t* columns, const ui
       const float* v = values + lane;
       const uint8_t* c = columns + lane;
       for (int64_t i = 0; i < steps; ++i, v += slice_rows, c += slice_rows) {
-        // Loads bound this loop: one of them brings the columns of all rows, and one the values of two.
+        // Loads bound this loop: one of them brings the columns of all rows, and one the values of two. But shuffles
+        // of 64 bytes take a turn of the two units that multiply, so that half of the values are better loaded alone.
         uint64_t packed = 0;
         std::memcpy(&packed, c, together);
         V w[2];
         unroll<together>([&](auto t) CREST_INLINE {
-          if constexpr (together == 1)
-            w[0] = V::all(v[0]);
+          if constexpr (together == 1 || (register_bytes == 64 && (together == 2 || t % 4 > 1)))
+            w[t % 2] = V::all(v[t]);
           else if constexpr (t % 2 == 0)
             all_of_two(v + t, w, std::make_integer_sequence<int, V::width>{});
           const float* from = x + (packed >> 8 * t & 255) * Row::width + first;
@@ -208,6 +209,44 @@ inline void add_slice(Row, const float* values, const uint8_t* columns, const ui
     }
   }
 }
+
+#if defined(__AVX512F__)
+// By rows of eight numbers: two of them in a register, so that one fma serves a non-zero of each of two rows of weight.
+inline void add_slice(PanelRow<8>, const float* values, const uint8_t* columns, const uint8_t* rows, int64_t steps,
+                      const float* x, float* y) {
+  constexpr int pairs = slice_rows / 2;
+  const auto two = [](const float* p, const float* q) CREST_INLINE {
+    const __m512d low = _mm512_castpd256_pd512(_mm256_loadu_pd(reinterpret_cast<const double*>(p)));
+    return _mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_loadu_pd(reinterpret_cast<const double*>(q)), 1));
+  };
+  const auto row = [&](int lane) CREST_INLINE { return y + int64_t{rows[lane]} * 8; };
+  __m512 sum[pairs];
+  const __m512i halves = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+  __m512i at[pairs];  // of the values of each two rows
+  unroll<pairs>([&](auto p) CREST_INLINE {
+    sum[p] = two(row(2 * p), row(2 * p + 1));
+    at[p] = _mm512_add_epi32(_mm512_set1_epi32(2 * p), halves);
+  });
+  // Distances by way of memory: cut out of a register, a column takes twice as many instructions. All of them before
+  // the first is used: a load that waits for its store takes longer than it saves.
+  alignas(32) uint16_t distances[tile_columns * slice_rows];
+  for (int64_t i = 0; i < steps; ++i, columns += slice_rows) {
+    const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(columns)));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(distances + i * slice_rows), _mm256_slli_epi16(wide, 3));
+  }
+  for (int64_t i = 0; i < steps; ++i, values += slice_rows) {
+    const __m512 v = _mm512_loadu_ps(values);
+    const uint16_t* d = distances + i * slice_rows;
+    unroll<pairs>([&](auto p) CREST_INLINE {
+      sum[p] = _mm512_fmadd_ps(_mm512_permutexvar_ps(at[p], v), two(x + d[2 * p], x + d[2 * p + 1]), sum[p]);
+    });
+  }
+  unroll<pairs>([&](auto p) CREST_INLINE {
+    _mm256_storeu_ps(row(2 * p), _mm512_castps512_ps256(sum[p]));
+    _mm256_storeu_pd(reinterpret_cast<double*>(row(2 * p + 1)), _mm512_extractf64x4_pd(_mm512_castps_pd(sum[p]), 1));
+  });
+}
+#endif
 
 // y (n, m) from sums (rows, width), which are rows [first, first + rows) of weight and row `at` of x and on.
 template <class Row>
@@ -289,9 +328,10 @@ void sparse_linear_panels(const SparseLinear& a, const float* panels, int64_t be
         const char* next = reinterpret_cast<const char*>(x + tile_columns * row.width);
         for (int64_t b = 0; b < blocks; ++b) {
           const int64_t cell = (block + b) * a.tiles + tile, slices = a.slices[cell + 1] - a.slices[cell];
+          // Rows of the next tile are met in no order that hardware foresees: ask for a share of it in each slice.
+          const int64_t lines = tile_columns * row.width * 4 / 64;
+          const int64_t ask = (lines - 1) / max(blocks * slices, int64_t{1}) + 1;
           for (int64_t slice = a.slices[cell]; slice < a.slices[cell + 1]; ++slice) {
-            // Rows of the next tile are met in no order that hardware foresees: ask for a share of it in each slice.
-            const int64_t lines = tile_columns * row.width * 4 / 64, ask = (lines - 1) / (blocks * slices) + 1;
             for (int64_t line = 0; line < ask; ++line, next += 64) __builtin_prefetch(next, 0, 2);
             const int64_t steps = a.steps[slice + 1] - a.steps[slice], from = slice_rows * a.steps[slice];
             dispatch(a.dtype, [&](auto type) {
