@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ def test_computes_the_same(arguments: dict[str, Any], memory_format: torch.memor
     assert torch.equal(lowered.dense_weight(), conv.weight)
     for module in (lowered.eval(), copy.deepcopy(lowered), pickle.loads(pickle.dumps(lowered)), lowered.train()):
         torch.testing.assert_close(module(x), conv(x))
+        torch.testing.assert_close(module(x[1]), conv(x[1]))  # one image
 
 
 def test_state_dict() -> None:
@@ -90,6 +92,11 @@ def test_errors_and_repr() -> None:
     with pytest.raises(ValueError, match=message):
         LoweredConv2d.from_conv2d(nn.Conv2d(4, 6, 3), kept)
     kept[0, 1, 1] = True
+    for shape in ((2, 5, 6, 6), (5, 6, 6), (6, 6)):  # of more channels a gather would take the first
+        for mode in (True, False):
+            message = rf"^LoweredConv2d: x must have shape \(n, 4, h, w\) or \(4, h, w\), got {re.escape(str(shape))}$"
+            with pytest.raises(ValueError, match=message):
+                LoweredConv2d.from_conv2d(nn.Conv2d(4, 6, 3), kept).train(mode)(torch.zeros(shape))
     assert repr(LoweredConv2d.from_conv2d(nn.Conv2d(4, 6, 3, bias=False), kept)) == (
         "LoweredConv2d(4, 6, window=(3, 3), shapes=1 of 36, stride=(1, 1), pads=(0, 0, 0, 0), dilation=(1, 1), "
         "bias=False)"

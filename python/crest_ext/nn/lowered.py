@@ -12,7 +12,8 @@ class LoweredConv2d(nn.Conv2d):
 
     A convolution is the product of its filters, (n, c kh kw), with a matrix that has each window of the image as a
     column. Here k rows of that matrix are made, as an image of k channels; weight, (n, k, 1, 1), is what is left of the
-    filters. In training and for ONNX it convolves with `dense_weight()`: the gather's gradient is slow.
+    filters. In training and for ONNX it convolves with `dense_weight()`: the gather's gradient is slow. As Conv2d it
+    takes (n, c, h, w), or one image (c, h, w).
 
     Attributes:
         shapes: (3, k) buffer, int64: c, i and j of each row of that matrix.
@@ -64,15 +65,18 @@ class LoweredConv2d(nn.Conv2d):
         return dense.index_put((torch.arange(len(dense), device=c.device)[:, None], c, i, j), self.weight.flatten(1))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() not in (3, 4) or x.shape[-3] != self.channels:
+            c = self.channels
+            raise ValueError(f"LoweredConv2d: x must have shape (n, {c}, h, w) or ({c}, h, w), got {tuple(x.shape)}")
         if any(self.pads):
             x = F.pad(x, self.pads, self.pad_mode)
         if self.training or (not torch.compiler.is_dynamo_compiling() and torch.onnx.is_in_onnx_export()):
             return F.conv2d(x, self.dense_weight(), self.bias, self.strides, 0, self.dilations)
-        for side in (0, 1):
+        for side in (0, 1):  # the windows come last, so that after the height the width is the last but one
             reach = (self.window[side] - 1) * self.dilations[side] + 1
-            x = x.unfold(2 + side, reach, self.strides[side])[..., :: self.dilations[side]]
+            x = x.unfold(-2, reach, self.strides[side])[..., :: self.dilations[side]]
         c, i, j = self.shapes
-        return F.conv2d(x.permute(0, 1, 4, 5, 2, 3)[:, c, i, j], self.weight, self.bias)
+        return F.conv2d(x.movedim((-2, -1), (-4, -3))[..., c, i, j, :, :], self.weight, self.bias)
 
     def extra_repr(self) -> str:
         whole = self.channels * self.window[0] * self.window[1]
