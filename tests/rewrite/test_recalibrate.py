@@ -41,9 +41,35 @@ def test_statistics_are_those_of_the_batches(model: Any, batches: list[Tensor]) 
 
 def test_takes_what_data_loaders_give(model: Any, batches: list[Tensor]) -> None:
     expected = recalibrate(model, batches).state_dict()
-    labelled = ((x, torch.zeros(len(x))) for x in batches)
+    labelled = [(x, torch.zeros(len(x))) for x in batches]
+    torch.testing.assert_close(recalibrate(nn.DataParallel(model), labelled).module.state_dict(), expected)
     torch.testing.assert_close(recalibrate(model, labelled).state_dict(), expected)
     torch.testing.assert_close(recalibrate(model, [[x] for x in batches]).state_dict(), expected)
+
+
+class Pair(nn.Module):
+    """Takes two inputs, and what need not be given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Linear(3, 4), nn.Linear(2, 4), nn.BatchNorm1d(4)
+
+    def forward(self, a: Tensor, b: Tensor, scale: float = 1.0, *, shift: float = 0.0) -> Tensor:
+        return self.norm((self.a(a) + self.b(b)) * scale + shift)
+
+
+def test_takes_several_inputs() -> None:
+    model: Any = Pair()
+    pairs = [(torch.randn(8, 3), torch.randn(8, 2)) for _ in range(3)]
+    with torch.no_grad():
+        means = torch.stack([(model.a(a) + model.b(b)).mean(0) for a, b in pairs]).mean(0)
+    labels = torch.zeros(8)
+    for batches in (pairs, map(list, pairs), ((a, b, labels) for a, b in pairs), ({"b": b, "a": a} for a, b in pairs)):
+        torch.testing.assert_close(recalibrate(model, batches).norm.running_mean, means)
+    named = ({"a": a, "b": b, "scale": 2.0, "shift": 1.0} for a, b in pairs)
+    torch.testing.assert_close(recalibrate(model, named).norm.running_mean, 2 * means + 1)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'b'"):
+        recalibrate(model, [a for a, _ in pairs])
 
 
 def test_refuses_no_batches(model: Any) -> None:

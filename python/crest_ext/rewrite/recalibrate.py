@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crest_ext.rewrite.materialize import copied
@@ -23,7 +24,9 @@ def recalibrate(model: Model, batches: Iterable[Any]) -> Model:
 
     Args:
         model: not changed.
-        batches: inputs, or tuples and lists that begin with one, as data loaders give them.
+        batches: an input each, or several in a tuple or list, of which the model gets as many as its forward has
+            arguments without a default: the labels that data loaders give behind them are left out. Or a dict, of
+            which it gets all, by name.
 
     Raises:
         ValueError: there are no batches.
@@ -37,10 +40,13 @@ def recalibrate(model: Model, batches: Iterable[Any]) -> Model:
         norm.reset_running_stats()
         norm.momentum = None  # the average of all batches
         norm.train()
-    empty = True
+    empty, count = True, _arguments(model)
     for batch in batches:
         empty = False
-        model(batch if isinstance(batch, Tensor) else batch[0])
+        if isinstance(batch, Mapping):
+            model(**batch)
+        else:
+            model(*(batch[:count] if isinstance(batch, tuple | list) else (batch,)))
     if empty:
         raise ValueError("recalibrate: batches must not be empty")
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -48,3 +54,10 @@ def recalibrate(model: Model, batches: Iterable[Any]) -> Model:
     for module, was in training.items():
         module.training = was
     return model
+
+
+def _arguments(model: nn.Module) -> int:
+    """How many a model must be given in order; one at least, as a wrapper's forward takes any number."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return max(1, sum(p.kind in kinds and p.default is p.empty for p in parameters))
