@@ -57,10 +57,42 @@ def test_resnet() -> None:
 
 
 def test_what_is_left_alone() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(8, 8, 3, groups=2), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, (1, 5)), nn.Conv2d(8, 64, 2)
+    shared, tied, hooked = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+    tied.weight = shared.weight
+    hooked.register_forward_hook(lambda *_: None)
+    model = nn.ModuleDict(
+        {
+            "grouped": nn.Conv2d(8, 8, 3, groups=2),
+            "one": nn.Conv2d(8, 8, 1),
+            "row": nn.Conv2d(8, 8, (1, 5)),
+            "thin": nn.Conv2d(8, 64, 2),
+            "shared": shared,
+            "tied": tied,
+            "hooked": hooked,
+            "linear": nn.Linear(8, 8),
+        }
     )
-    assert all(isinstance(layer, nn.Conv2d) for layer in decompose(model))
+    small, report = decompose(model, explain=True)
+    assert not any(isinstance(layer, nn.Sequential) for layer in small.modules())
+    assert {row.name: row.note for row in report.layers} == {
+        "grouped": "has groups",
+        "one": "has a side of 1",
+        "row": "has a side of 1",
+        "thin": "a pair needs 9,216 weights instead of 2,048",
+        "shared": "shares its weight",
+        "tied": "shares its weight",
+        "hooked": "has hooks",
+    }
+    assert all(row.before == row.after for row in report.layers)
+
+
+def test_report() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 16, (3, 5), bias=False))
+    small, report = decompose(model, explain=True)
+    assert str(report) == "0: left as it is: has groups\n2: 1,920 -> 1,664 weights"
+    weights = [sum(p.numel() for n, p in layer.named_parameters() if "weight" in n) for layer in (small[0], small[2])]
+    assert [row.after for row in report.layers] == weights
+    assert isinstance(decompose(model), nn.Sequential)
 
 
 def test_dec3_and_dec8() -> None:

@@ -1,6 +1,6 @@
 """What changes the structure of a model: one change, one file; each returns a new model."""
 
-from crest_ext.rewrite.decompose import decompose
+from crest_ext.rewrite.decompose import DecomposedLayer, DecomposeReport, decompose
 from crest_ext.rewrite.factorize import FactorizedLayer, FactorizeReport, factorize
 from crest_ext.rewrite.materialize import materialize
 from crest_ext.rewrite.pack import PackedLayer, PackReport, pack
@@ -9,6 +9,8 @@ from crest_ext.rewrite.separate import SeparatedLayer, SeparateReport, separate
 from crest_ext.rewrite.shrink import ShrinkReport, ShrunkLayer, shrink
 
 __all__ = [
+    "DecomposeReport",
+    "DecomposedLayer",
     "FactorizeReport",
     "FactorizedLayer",
     "PackReport",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, overload
 
 from torch import nn
 
@@ -11,7 +12,38 @@ from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
 from crest_ext.rewrite.materialize import materialize
 
 
-def decompose(model: Model) -> Model:
+@dataclass(frozen=True)
+class DecomposedLayer:
+    """What was made of one convolution."""
+
+    name: str
+    before: int  # weights, biases not counted
+    after: int
+    note: str  # why it is left as it is, or ""
+
+    def __str__(self) -> str:
+        if self.note:
+            return f"{self.name}: left as it is: {self.note}"
+        return f"{self.name}: {self.before:,} -> {self.after:,} weights"
+
+
+@dataclass(frozen=True)
+class DecomposeReport:
+    """What `decompose` did, convolution by convolution."""
+
+    layers: tuple[DecomposedLayer, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.layers))
+
+
+@overload
+def decompose(model: Model, *, explain: Literal[False] = False) -> Model: ...
+@overload
+def decompose(model: Model, *, explain: Literal[True]) -> tuple[Model, DecomposeReport]: ...
+
+
+def decompose(model: Model, *, explain: bool = False) -> Model | tuple[Model, DecomposeReport]:
     """A copy whose convolutions are pairs of one-dimensional ones, with ReLU between: to train from scratch.
 
     A Conv2d with n filters (c, kh, kw) becomes a Conv2d with n filters (c, kh, 1) and a bias, ReLU, and a Conv2d with n
@@ -22,29 +54,38 @@ def decompose(model: Model) -> Model:
 
     Args:
         model: not changed. Masked layers come out plain, as from `materialize`.
+        explain: also return what was done to each convolution, and why nothing was: those with groups, with a side of
+            1, with hooks or a shared weight, and those whose pair would have no fewer weights, are left alone.
 
     Returns:
-        The model. Convolutions with groups, with a side of 1, with hooks or a shared weight, and those whose pair would
-        have no fewer weights, are left alone.
+        The model; with explain, (model, report).
 
     Source: Alvarez, Petersson, "DecomposeMe: Simplifying ConvNets for End-to-End Learning", 2016.
     """
     model = materialize(model)
-    pairs = dict[nn.Module, nn.Module]()
-    for _, layer, reason in layers(model):
-        if (
-            reason is None
-            and isinstance(layer, nn.Conv2d)
-            and _shrinks(layer)
-            and not reason_not_to_replace(model, layer)
-        ):
+    pairs, rows = dict[nn.Module, nn.Module](), []
+    for name, layer, reason in layers(model):
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        before, after = layer.weight.numel(), _weights(layer)
+        if reason is None and layer.groups > 1:
+            reason = "has groups"
+        elif reason is None and min(layer.kernel_size) == 1:
+            reason = "has a side of 1"
+        elif reason is None and after >= before:
+            reason = f"a pair needs {after:,} weights instead of {before:,}"
+        reason = reason or reason_not_to_replace(model, layer)
+        if reason is None:
             pairs[layer] = _pair(layer)
-    return replace_layers(model, pairs)
+        rows.append(DecomposedLayer(name, before, before if reason else after, reason or ""))
+    result = replace_layers(model, pairs)
+    return (result, DecomposeReport(tuple(rows))) if explain else result
 
 
-def _shrinks(layer: nn.Conv2d) -> bool:
+def _weights(layer: nn.Conv2d) -> int:
+    """Of the pair."""
     (h, w), c, n = layer.kernel_size, layer.in_channels, layer.out_channels
-    return layer.groups == 1 and min(h, w) > 1 and n * (c * h + n * w) < layer.weight.numel()
+    return n * (c * h + n * w)
 
 
 def _pair(layer: nn.Conv2d) -> nn.Sequential:
