@@ -109,6 +109,35 @@ def test_residual_branch_of_zeros_keeps_one_channel() -> None:
     assert report["conv1"].note == "1 of 8 outputs stay: one must stay"
 
 
+@pytest.mark.parametrize("round_to", [None, 4])
+def test_what_leads_to_a_constant_goes(round_to: int | None) -> None:
+    """A branch that ends in a BatchNorm's beta keeps places, one or four, and not what would fill them."""
+
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = conv_bn(3, 10), nn.Conv2d(10, 4, 1)
+            self.branch = nn.Sequential(conv_bn(10, 16, 1), conv_bn(16, 24, padding=1), conv_bn(24, 10, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(x + self.branch(x))
+
+    model: Any = settle(Branch())
+    zero_(model.branch[2][0], outs=range(10))
+    small, report = check(model, torch.randn(2, 3, 8, 8), round_to=round_to)
+    left = round_to or 1
+    assert shapes(report) == {
+        "stem.0": (10, 3),
+        "head": (4, 10),
+        "branch.0.0": (left, 10),
+        "branch.1.0": (left, left),
+        "branch.2.0": (10, left),
+    }
+    small(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert small.branch[2][0].weight.grad.any()  # so that it can come back
+
+
 class Inception(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -96,17 +96,12 @@ class Channels:
         """bool by id: what stays; the fewest channels that leave every layer whole, or with depth, empty."""
         roots = torch.tensor([self._root(i) for i in range(len(self._parent))], dtype=torch.long)
         live = torch.zeros(len(roots), dtype=torch.bool)
-
-        def spread(ids: Tensor) -> None:
-            """Keep ids, those they stay with, and all that these need."""
-            before = -1
-            live[roots[ids]] = True
-            while before != (before := int(live.sum())):
-                live.copy_(live[roots])
-                for use in reversed(self.uses):
-                    live[roots[use.needs(live)]] = True
-
-        spread(torch.tensor(list(self.pinned), dtype=torch.long))
+        live[roots[torch.tensor(list(self.pinned), dtype=torch.long)]] = True
+        before = -1
+        while before != (before := int(live.sum())):
+            live = live[roots]
+            for use in reversed(self.uses):
+                live[roots[use.needs(live)]] = True
         for use in self.uses if depth else ():
             use.empty = type(use.layer) is nn.Conv2d and not (live[use.outs] & ~use.constant).any()
         while True:
@@ -115,7 +110,8 @@ class Channels:
             if ids is None:
                 break
             self.keep(ids, why)
-            spread(ids)
+            live[roots[ids]] = True  # and nothing that they need: they are constants, or nothing reads them
+            live = live[roots]
         self.pinned, self.kept = _shared(self.pinned, roots), _shared(self.kept, roots)
         return live
 

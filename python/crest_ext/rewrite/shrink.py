@@ -104,8 +104,8 @@ def shrink(
     masked layers come out plain, as from `materialize`.
 
     In training BatchNorm replaces a constant by its beta, so a network with such channels trains on a little
-    differently; see also `recalibrate`. A residual branch that is zero keeps one channel, or with depth none of its
-    convolutions: its addition is code.
+    differently; see also `recalibrate`. A residual branch that is a constant, whatever the input, keeps one channel in
+    each of its layers, or with depth none of its convolutions: its addition is code.
 
     Args:
         model: not changed.
