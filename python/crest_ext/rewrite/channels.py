@@ -57,14 +57,16 @@ class Channels:
     Attributes:
         uses: the layers that can be cut, in the order they run.
         by_channel: modules with a parameter a channel, and the ids.
+        branches: whether some of these run in training only.
         pinned: ids that stay, and why.
         kept: ids that could go but for this; of those that stay in the end.
         reasons: layers that are left as they are, and why.
     """
 
     def __init__(self, reasons: dict[nn.Module, str]) -> None:
-        self.uses: list[Use] = []
-        self.by_channel: list[tuple[nn.Module, Tensor]] = []
+        self.uses: dict[nn.Module, Use] = {}
+        self.by_channel: dict[nn.Module, Tensor] = {}
+        self.branches = False
         self.pinned: dict[int, str] = {}
         self.kept: dict[int, str] = {}
         self.reasons = reasons
@@ -94,18 +96,19 @@ class Channels:
 
     def solve(self, round_to: int | None, depth: bool) -> Tensor:
         """bool by id: what stays; the fewest channels that leave every layer whole, or with depth, empty."""
+        uses = list(self.uses.values())
         roots = torch.tensor([self._root(i) for i in range(len(self._parent))], dtype=torch.long)
         live = torch.zeros(len(roots), dtype=torch.bool)
         live[roots[torch.tensor(list(self.pinned), dtype=torch.long)]] = True
         before = -1
         while before != (before := int(live.sum())):
             live = live[roots]
-            for use in reversed(self.uses):
+            for use in reversed(uses):
                 live[roots[use.needs(live)]] = True
-        for use in self.uses if depth else ():
+        for use in uses if depth else ():
             use.empty = type(use.layer) is nn.Conv2d and not (live[use.outs] & ~use.constant).any()
         while True:
-            lacking = (use.lacks(live, round_to) for use in reversed(self.uses))
+            lacking = (use.lacks(live, round_to) for use in reversed(uses))
             ids, why = next(filter(None, lacking), (None, ""))
             if ids is None:
                 break

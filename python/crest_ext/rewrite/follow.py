@@ -48,7 +48,8 @@ def follow(model: nn.Module, args: tuple[Any, ...], barred: dict[nn.Module, str]
     """The channels of a model, and which of them are one value whatever its input.
 
     Channels get ids where a layer makes them, and keep them through what treats each by itself. What mixes them in a
-    way not listed here, or names them by number in the model's code, pins them.
+    way not listed here, or names them by number in the model's code, pins them. Where evaluation leaves parameters
+    unread, the branches that read them in training are followed as well, as they would be in evaluation.
 
     Args:
         model: plain and in evaluation; run, not changed.
@@ -58,18 +59,53 @@ def follow(model: nn.Module, args: tuple[Any, ...], barred: dict[nn.Module, str]
     Raises:
         ValueError: torch.export cannot trace the model.
     """
+    channels = Channels(dict(barred))
     try:
         program = torch.export.export(model, args, strict=False)
     except Exception as error:  # of any kind: it runs the model's own code
         raise ValueError(f"shrink: model must be traceable by torch.export, got {error}") from error
-    return _Walk(model, barred).run(program, args)
+    _Walk(model, channels).run(program, args)
+    unread = set(model.parameters()) - _read(program, model)
+    if not unread:
+        return channels
+    enter_branches(model)
+    try:
+        program = torch.export.export(model, args, strict=False)
+    except Exception:  # as above, of code that evaluation does not need
+        why = "is not run in evaluation, and torch.export cannot trace training: it may read channels that went"
+        idle = (module for module in model.modules() if unread.intersection(module.parameters(False)))
+        channels.reasons |= {module: why for module in idle if module not in channels.reasons}
+    else:
+        if unread & _read(program, model):
+            channels.branches = True
+            _Walk(model, channels).run(program, args)
+    finally:
+        model.eval()
+    of_layers = ((use.layer, torch.cat([use.ins, use.outs])) for use in channels.uses.values())
+    for module, ids in itertools.chain(of_layers, channels.by_channel.items()):
+        if module in channels.reasons:  # by what a branch does
+            channels.pin(ids, f"their layer {channels.reasons[module]}")
+    return channels
+
+
+def enter_branches(model: nn.Module) -> None:
+    """Whatever a model's own code does in training, with BatchNorm, dropout and all that is torch's in evaluation."""
+    for module in model.modules():
+        module.training = bool(module._modules) and not type(module).__module__.startswith("torch.")
+
+
+def _read(program: torch.export.ExportedProgram, model: nn.Module) -> set[nn.Parameter]:
+    """The parameters that a program reads."""
+    nodes = (node for node in program.graph.nodes if node.op == "placeholder")
+    found = zip(nodes, program.graph_signature.input_specs, strict=True)
+    return {attrgetter(s.target or "")(model) for n, s in found if s.kind is InputKind.PARAMETER and n.users}
 
 
 class _Walk:
     """Through the graph in its order on real values: they tell what a constant is, and which tensors share memory."""
 
-    def __init__(self, model: nn.Module, barred: dict[nn.Module, str]) -> None:
-        self.channels = Channels(dict(barred))
+    def __init__(self, model: nn.Module, channels: Channels) -> None:
+        self.channels = channels
         self.values: dict[Node, Any] = {}
         self.axes: dict[Node, Axis] = {}
         self.lost: dict[Node, str] = {}  # what made a tensor whose channels are not followed
@@ -83,7 +119,7 @@ class _Walk:
                 if other is not module:
                     self.channels.reasons.update(dict.fromkeys((module, other), "shares a parameter"))
 
-    def run(self, program: torch.export.ExportedProgram, args: tuple[Any, ...]) -> Channels:
+    def run(self, program: torch.export.ExportedProgram, args: tuple[Any, ...]) -> None:
         inputs = iter(pytree.tree_leaves(args))
         placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
         for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
@@ -107,7 +143,6 @@ class _Walk:
                 arguments, options = map_arg((node.args, node.kwargs), lambda n: self.values[n])
                 self.values[node] = node.target(*arguments, **options)
                 self.step(node, self.values[node])
-        return self.channels
 
     def step(self, node: Node, y: Any) -> None:
         name = str(node.target).removeprefix("aten.").removeprefix("crest.").split(".")[0].removesuffix("_")
@@ -165,7 +200,8 @@ class _Walk:
         """The same, of what takes one tensor, with these channels and of this shape."""
         after = y.dim() - x.dim - 1  # dimensions after that of the channels
         if name in UNARY and y.shape == shape:
-            return None if name.endswith("dropout") and any(args[1:]) else x  # which trains, though nothing else does
+            trains = name.endswith("dropout") and any(args[1:])  # though nothing else does
+            return replace(x, known=torch.zeros_like(x.known)) if trains else x
         if name in POOLS and after >= POOLS[name]:
             # An average with padding, or by another number than that of its values, is constant only at the size of
             # this input, if at all; but 0 where all values are.
@@ -229,6 +265,9 @@ class _Walk:
             return None
         dim = self.values[x].dim() - (1 if name == "linear" else 3)
         axis = self.opaque(x, dim, f"they are not the channels that {self.names[layer]} reads")
+        if (use := self.channels.uses.get(layer)) is not None:  # of evaluation
+            self.channels.unite(axis.ids, use.ins)
+            return Axis(dim, use.outs, use.constant)
         padding: Any = options[1] if len(options) > 1 else 0
         if isinstance(padding, str):
             padding = [k - 1 for k in layer.kernel_size] if padding == "same" else 0  # type: ignore[union-attr]
@@ -242,7 +281,7 @@ class _Walk:
         nonzero = nonzero.view(groups, len(w) // groups, -1)
         constant = ~(nonzero & ~foldable.view(groups, 1, -1)).any(2).flatten()
         outs, value = self.channels.new(len(w)), torch.where(foldable, (lo + hi) / 2, torch.nan)
-        self.channels.uses.append(Use(layer, groups, axis.ids, outs, value, constant, nonzero))
+        self.channels.uses[layer] = Use(layer, groups, axis.ids, outs, value, constant, nonzero)
         return Axis(dim, outs, constant)
 
     def by_channel(self, name: str, node: Node) -> Axis | None:
@@ -256,7 +295,7 @@ class _Walk:
         module = self.owner(node, **dict(zip(names, tensors, strict=False)))
         if not isinstance(module, (*NORMS, nn.PReLU)):
             return None
-        self.channels.by_channel.append((module, axis.ids))
+        self.channels.unite(axis.ids, self.channels.by_channel.setdefault(module, axis.ids))
         known = axis.known
         if isinstance(module, NORMS) and module.affine:
             known = known | (module.weight.detach().cpu() == 0)
