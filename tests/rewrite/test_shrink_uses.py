@@ -54,6 +54,42 @@ def test_layers_that_cannot_be_cut() -> None:
     )
 
 
+class Kinds(nn.Module):
+    """Layers of kinds that are not cut, and parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.token = nn.Embedding(9, 8), nn.Parameter(torch.randn(8))
+        self.conv1d = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 6, 1, bias=False))
+        self.conv, self.norm, self.prelu = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.PReLU(6)
+        self.up, self.group_norm = nn.ConvTranspose2d(6, 4, 2, 2), nn.GroupNorm(2, 4)
+        self.attention, self.layer_norm = nn.MultiheadAttention(4, 2, batch_first=True), nn.LayerNorm(4)
+        self.idle = nn.Bilinear(2, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1d((self.embedding(x) + self.token).transpose(1, 2))[..., None]
+        x = self.group_norm(self.up(self.prelu(self.norm(self.conv(x))))).flatten(2).transpose(1, 2)
+        return self.layer_norm(self.attention(x, x, x)[0])
+
+
+def test_rows_of_other_kinds() -> None:
+    model: Any = settle(Kinds())
+    zero_(model.conv, outs=[0, 1])
+    _, report = check(model, torch.randint(9, (2, 5)))
+    assert {name: row.note for name, row in report.items()} == {
+        "": "is a Kinds",
+        "embedding": "is a Embedding",
+        "conv1d": "is a ParametrizedConv1d",
+        "conv": "6 of 6 outputs stay: they go through conv_transpose2d",
+        "up": "is a ConvTranspose2d",
+        "attention": "is a MultiheadAttention",
+        "attention.out_proj": "is a NonDynamicallyQuantizableLinear",
+        "idle": "is a Bilinear",
+    }
+    assert all(row.before == row.after for row in report.values())
+    assert (report["embedding"].before, report["conv1d"].before, report[""].before) == ((9, 8), (6, 8, 1), (8,))
+
+
 def test_several_inputs_and_outputs() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

@@ -12,12 +12,14 @@ from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from crest_ext.nn import DepthwiseConv2d, LoweredConv2d, ZeroConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.nn.replace import replace_layers
-from crest_ext.rewrite.channels import Channels, Use
+from crest_ext.rewrite.channels import Channels
 from crest_ext.rewrite.follow import enter_branches, follow
 from crest_ext.rewrite.hand_over import Take, hand_over
 from crest_ext.rewrite.materialize import materialize
@@ -26,14 +28,18 @@ from crest_ext.rewrite.shapes import drop_shapes
 from crest_ext.rewrite.unchanged import copies, unchanged
 
 Model = TypeVar("Model", bound=nn.Module)
+BY_CHANNEL = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 
 
 @dataclass(frozen=True)
 class ShrunkLayer:
-    """What was made of one layer."""
+    """What was made of one layer: a Linear or Conv2d, or another with parameters, which is left as it is.
+
+    Norms and PReLU are none of these: what they have is a number or two for each channel of a layer.
+    """
 
     name: str
-    before: tuple[int, ...]  # shape of the weight
+    before: tuple[int, ...]  # shape of the weight, or of the first parameter
     after: tuple[int, ...]  # empty: it has none any more
     note: str  # why outputs, or all of it, are left
 
@@ -123,7 +129,7 @@ def shrink(
             window that are zero in all filters, or all but a few shapes, by a `LoweredConv2d`. Not with groups.
         optimizer: of the model; trains the copy from now on, instead: its parameters are replaced in place and its
             state (momentum and the like, of the parameter's shape) is cut with them. Finish what else prunes first.
-        explain: also return what was done to each layer, and why nothing was.
+        explain: also return what was done to each layer, and why nothing was; other kinds of layers are left.
 
     Returns:
         The model; with explain, (model, report).
@@ -156,7 +162,7 @@ def shrink(
         barred.update(dict.fromkeys(ignored, "is ignored"))
     with _evaluating(small):  # to read a weight that is computed may change it in training
         channels = follow(small, args, barred)
-        before = {layer: tuple(layer.weight.shape) for _, layer, _ in found}
+        modules = [(name, m, _shape(m)) for name, m in small.named_modules() if _has_row(m)]
     live = channels.solve(round_to, depth)
     takes = dict[nn.Module, dict[str, Take]]()  # of each module that changes, by parameter
     for module, ids in channels.by_channel.items():
@@ -181,16 +187,28 @@ def shrink(
     if not explain:
         return small
     rows = []
-    for name, layer, _ in found:
-        other: Any = others.get(layer, layer)
+    for name, module, before in modules:
+        other = others.get(module, module)
         with _evaluating(other):
-            after = () if isinstance(other, ZeroConv2d) else tuple(other.weight.shape)
-        note = _note(channels, live, layer, channels.uses.get(layer), before[layer] == after) if after else ""
+            after = () if isinstance(other, ZeroConv2d) else _shape(other)
+        note = _note(channels, live, module, before == after) if after else ""
         if isinstance(other, LoweredConv2d):
-            lowered = f"{other.in_channels} of {math.prod(before[layer][1:])} shapes"
+            lowered = f"{other.in_channels} of {math.prod(before[1:])} shapes"
             note = f"{lowered}; {note}" if note else lowered
-        rows.append(ShrunkLayer(name, before[layer], after, note))
+        rows.append(ShrunkLayer(name, before, after, note))
     return small, ShrinkReport(tuple(rows))
+
+
+def _has_row(module: nn.Module) -> bool:
+    """Whether it has parameters by itself, other than a number or two for each channel of a layer."""
+    own = any(p is not None for p in module._parameters.values()) or parametrize.is_parametrized(module)
+    return own and not isinstance(module, (*BY_CHANNEL, parametrize.ParametrizationList))
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    """Of its weight, or of its first parameter."""
+    weight = getattr(module, "weight", None)
+    return tuple((weight if isinstance(weight, Tensor) else next(module.parameters())).shape)
 
 
 def _in_turn(first: dict[str, Take], then: dict[str, Take]) -> dict[str, Take]:
@@ -200,8 +218,11 @@ def _in_turn(first: dict[str, Take], then: dict[str, Take]) -> dict[str, Take]:
     return first | {key: both(first.get(key, torch.clone), take) for key, take in then.items()}
 
 
-def _note(channels: Channels, live: Tensor, layer: nn.Module, use: Use | None, unchanged: bool) -> str:
+def _note(channels: Channels, live: Tensor, layer: nn.Module, unchanged: bool) -> str:
     """Why outputs of a layer stay that could have gone, or all of them."""
+    use = channels.uses.get(layer)
+    if use is None and not isinstance(layer, (nn.Linear, nn.Conv2d)):
+        return f"is a {type(layer).__name__}"
     if use is None:
         return channels.reasons.get(layer, "is not run, or not by itself")
     why = Counter[str]()
