@@ -37,7 +37,8 @@ def load_model(model: nn.Module, path: StrPath, strict: bool = True) -> tuple[li
     In a masked one, a +0.0 in the file is a dropped weight and everything else is kept.
 
     Args:
-        model: takes the values, on its own devices and in its own dtypes.
+        model: takes the values, on its own devices and in its own dtypes. A rewrite's result (of `shrink`, `factorize`)
+            takes the file of one that was made in the same way, of the same zeros or ranks.
         path: of the file.
         strict: whether a missing or an unexpected name is an error.
 
