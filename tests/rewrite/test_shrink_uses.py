@@ -63,13 +63,13 @@ class Kinds(nn.Module):
         self.conv1d = nn.utils.parametrizations.weight_norm(nn.Conv1d(8, 6, 1, bias=False))
         self.conv, self.norm, self.prelu = nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6), nn.PReLU(6)
         self.up, self.group_norm = nn.ConvTranspose2d(6, 4, 2, 2), nn.GroupNorm(2, 4)
-        self.attention, self.layer_norm = nn.MultiheadAttention(4, 2, batch_first=True), nn.LayerNorm(4)
-        self.idle = nn.Bilinear(2, 2, 2)
+        self.attention, self.lstm = nn.MultiheadAttention(4, 2, batch_first=True), nn.LSTM(4, 4, batch_first=True)
+        self.layer_norm, self.idle = nn.LayerNorm(4), nn.Bilinear(2, 2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1d((self.embedding(x) + self.token).transpose(1, 2))[..., None]
         x = self.group_norm(self.up(self.prelu(self.norm(self.conv(x))))).flatten(2).transpose(1, 2)
-        return self.layer_norm(self.attention(x, x, x)[0])
+        return self.layer_norm(self.lstm(self.attention(x, x, x)[0])[0])
 
 
 def test_rows_of_other_kinds() -> None:
@@ -84,6 +84,7 @@ def test_rows_of_other_kinds() -> None:
         "up": "is a ConvTranspose2d",
         "attention": "is a MultiheadAttention",
         "attention.out_proj": "is a NonDynamicallyQuantizableLinear",
+        "lstm": "is a LSTM",
         "idle": "is a Bilinear",
     }
     assert all(row.before == row.after for row in report.values())

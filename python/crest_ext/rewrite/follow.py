@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -61,7 +62,7 @@ def follow(model: nn.Module, args: tuple[Any, ...], barred: dict[nn.Module, str]
     """
     channels = Channels(dict(barred))
     try:
-        program = torch.export.export(model, args, strict=False)
+        program = _export(model, args)
     except Exception as error:  # of any kind: it runs the model's own code
         raise ValueError(f"shrink: model must be traceable by torch.export, got {error}") from error
     _Walk(model, channels).run(program, args)
@@ -70,7 +71,7 @@ def follow(model: nn.Module, args: tuple[Any, ...], barred: dict[nn.Module, str]
         return channels
     enter_branches(model)
     try:
-        program = torch.export.export(model, args, strict=False)
+        program = _export(model, args)
     except Exception:  # as above, of code that evaluation does not need
         why = "is not run in evaluation, and torch.export cannot trace training: it may read channels that went"
         idle = (module for module in model.modules() if unread.intersection(module.parameters(False)))
@@ -92,6 +93,12 @@ def enter_branches(model: nn.Module) -> None:
     """Whatever a model's own code does in training, with BatchNorm, dropout and all that is torch's in evaluation."""
     for module in model.modules():
         module.training = bool(module._modules) and not type(module).__module__.startswith("torch.")
+
+
+def _export(model: nn.Module, args: tuple[Any, ...]) -> torch.export.ExportedProgram:
+    with warnings.catch_warnings():  # of attributes that the model writes, as nn.LSTM does: that is undone
+        warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
+        return torch.export.export(model, args, strict=False)
 
 
 def _read(program: torch.export.ExportedProgram, model: nn.Module) -> set[nn.Parameter]:
