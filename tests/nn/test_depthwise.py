@@ -67,6 +67,14 @@ def test_activation_and_repr() -> None:
     assert repr(conv).endswith("activation=relu6)")
 
 
+@pytest.mark.parametrize("padding", ["same", 1])
+def test_one_image(padding: Any) -> None:
+    conv, x = DepthwiseConv2d(4, 3, 2, padding), torch.randn(4, 9, 8)
+    assert torch.equal(conv(x), conv(x.unsqueeze(0))[0])
+    with pytest.raises(ValueError, match=r"^depthwise_conv2d: x must have 4 dimensions, got \(9, 8\)$"):
+        conv(x[0])
+
+
 @pytest.mark.parametrize("padding", ["same", (0, 1, 1, 2)])
 def test_onnx_gets_operations_of_torch(padding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     conv, x = DepthwiseConv2d(4, 3, 2, padding, activation="relu6"), torch.randn(1, 4, 8, 9) * 9
@@ -90,8 +98,8 @@ def test_refuses() -> None:
         DepthwiseConv2d.from_conv2d(nn.Conv2d(4, 4, 3, groups=4, padding=1, padding_mode="reflect"))
     with pytest.raises(ValueError, match=r"^DepthwiseConv2d: padding_mode must be zeros, got circular$"):
         DepthwiseConv2d(4, 3, padding=1, padding_mode="circular")
-    with pytest.raises(ValueError, match=r"^depthwise_conv2d: x must have .*, got "):
-        DepthwiseConv2d(4, 3)(torch.zeros(4, 5, 5))
+    with pytest.raises(ValueError, match=r"^depthwise_conv2d: weight must have a multiple of 3 channels, "):
+        DepthwiseConv2d(4, 3)(torch.zeros(3, 5, 5))
     for channels, multiplier in ((0, 1), (3, 0)):
         message = rf"^DepthwiseConv2d: channels and multiplier must be at least 1, got {channels} and {multiplier}$"
         with pytest.raises(ValueError, match=message):

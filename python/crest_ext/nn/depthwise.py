@@ -18,13 +18,15 @@ def pads(
     padding: str | tuple[int, ...], x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[int, ...]:
     """A padding in numbers, "same" being TensorFlow's SAME for this x."""
-    return same_padding(x, kernel, stride, dilation) if isinstance(padding, str) else padding
+    if not isinstance(padding, str):
+        return padding
+    return same_padding(x, kernel, stride, dilation) if x.dim() == 4 else (0, 0)  # the op has the message
 
 
 class DepthwiseConv2d(nn.Conv2d):
     """torch.nn.Conv2d with groups == in_channels, on `depthwise_conv2d`: the same state_dict. ONNX gets torch's own.
 
-    x: (n, channels, h, w); a single (channels, h, w), which torch takes too, needs its unsqueeze(0).
+    x: (n, channels, h, w), or one image (channels, h, w).
 
     Args:
         channels: in_channels and groups.
@@ -90,6 +92,8 @@ class DepthwiseConv2d(nn.Conv2d):
         return module.train(conv.training)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 3:
+            return self.forward(x.unsqueeze(0)).squeeze(0)
         padding = pads(self.padding, x, self.kernel_size, self.stride, self.dilation)
         # To what has no ops but its own; torch.compile cannot trace the question.
         if not torch.compiler.is_dynamo_compiling() and torch.onnx.is_in_onnx_export():
