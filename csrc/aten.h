@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -67,22 +68,29 @@ inline Tensor mean(const Tensor& x, bool keep_dims) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
+inline Tensor abs(const Tensor& x) {
+  std::array<StableIValue, 1> stack = {torch::stable::detail::from(x)};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::abs", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 // The largest |number|, a 0-dimensional tensor.
 inline Tensor largest(const Tensor& x) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 1> one = {from(x)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::abs", "", one.data(), TORCH_ABI_VERSION));
-  std::array<StableIValue, 1> stack = {one[0]};
+  std::array<StableIValue, 1> stack = {torch::stable::detail::from(abs(x))};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::max", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-inline Tensor divide(const Tensor& a, const Tensor& b) {
+inline Tensor pointwise(const char* op, const Tensor& a, const Tensor& b) {
   using torch::stable::detail::from;
   std::array<StableIValue, 2> stack = {from(a), from(b)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::div", "Tensor", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(op, "Tensor", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
+
+inline Tensor divide(const Tensor& a, const Tensor& b) { return pointwise("aten::div", a, b); }
+inline Tensor multiply(const Tensor& a, const Tensor& b) { return pointwise("aten::mul", a, b); }
+inline Tensor clamp_min(const Tensor& a, const Tensor& b) { return pointwise("aten::clamp_min", a, b); }
 
 // x weight^T + bias
 inline Tensor linear(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
@@ -110,6 +118,15 @@ inline std::pair<Tensor, Tensor> eigh(const Tensor& symmetric) {
   std::array<StableIValue, 3> stack = {from(symmetric), from(std::string("L")), from(true)};
   TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::_linalg_eigh", "", stack.data(), TORCH_ABI_VERSION));
   return {torch::stable::detail::to<Tensor>(stack[0]), torch::stable::detail::to<Tensor>(stack[1])};
+}
+
+// U (..., r, q), S (..., q) and Vh (..., q, c) of a (..., r, c), q = min(r, c).
+inline std::tuple<Tensor, Tensor, Tensor> svd(const Tensor& a) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 4> stack = {from(a), from(false), from(true), from(std::optional<std::string>())};
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::_linalg_svd", "", stack.data(), TORCH_ABI_VERSION));
+  using torch::stable::detail::to;
+  return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
 }
 
 }  // namespace crest::aten

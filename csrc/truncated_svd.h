@@ -16,7 +16,8 @@ struct TruncatedSvd {
   const void* basis;  // (min(r, c), k): the vectors of the shorter side of one matrix, the last value first; null: none
   Search* state;      // (n,), written
   int64_t n, r, c, k;
-  Dtype dtype;  // of a, u, s, vh and basis: float32 or float64
+  Dtype dtype;           // of a, u, s, vh and basis: float32 or float64
+  void* work = nullptr;  // on a GPU: (svd_blocks, svd_numbers), or nothing where that fits into shared memory
 };
 
 // Matrices [begin, end), one after the other in the same working memory.
@@ -49,6 +50,31 @@ constexpr int64_t search_work(int64_t r, int64_t c, int64_t k) {
   const int64_t g = gram_may_pay(p, q) ? blocks(q) * block * (blocks(q) * block + gram_rows) : 0;
   return p * q + g + 2 * p * wide + q * (2 * wide + m + block) + 4 * side * (side + 8 * block) + gram_rows * side +
          (1 << 17);
+}
+
+// ---- on a GPU ----
+
+// The largest matrices that its kernel takes. Where torch's decomposition overtakes it has not been measured.
+constexpr int64_t svd_short = 128, svd_long = 4096;
+
+// Numbers that it works on for a matrix: two square ones and the matrix itself, in columns an odd distance apart, so
+// that neighbours in a row are in different banks of shared memory.
+constexpr int64_t svd_numbers(int64_t r, int64_t c) {
+  const int64_t p = r < c ? c : r, q = r < c ? r : c;
+  return q * (2 * q + 1 + (p | 1));
+}
+
+// As many as fit into shared memory; of more, some or all are in work.
+constexpr int64_t svd_shared(Dtype dtype) { return dtype == Dtype::float32 ? 11648 : 5632; }
+
+// Matrices that are worked on at a time: work stays below 2^25 numbers.
+constexpr int64_t svd_blocks(int64_t n, int64_t r, int64_t c) {
+  const int64_t most = (int64_t{1} << 25) / svd_numbers(r, c);
+  return n < most ? n : most;
+}
+
+namespace cuda {
+void truncated_svd(const TruncatedSvd&, void* stream);
 }
 
 }  // namespace crest

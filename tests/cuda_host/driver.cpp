@@ -25,6 +25,7 @@
 #include "../../csrc/cuda/sparse_conv2d.cuh"
 #include "../../csrc/cuda/sparse_linear.cuh"
 #include "../../csrc/cuda/stem_conv2d.cuh"
+#include "../../csrc/cuda/truncated_svd.cuh"
 #include "planted.cuh"
 
 namespace {
@@ -247,6 +248,15 @@ void sparse_conv2d(const Case& c) {
   c.run(a, cuda::sparse_conv2d, [&](auto type) { cuda::sparse_conv2d<TYPE, 32>(a, nullptr); });
 }
 
+// sizes: n, r, c, k, and after how many sweeps the small blocks give up.
+void truncated_svd(const Case& c) {
+  const auto& s = c.sizes;
+  const TruncatedSvd a{c[0], c[1], c[2], c[3], nullptr, static_cast<Search*>(c[4]),
+                       s[0], s[1], s[2], s[3], c.dtype, c[5]};
+  c.run(a, cuda::truncated_svd,
+        [&](auto) { cuda::truncated_svd<float, 64, 16, 64, 400>(a, nullptr, 2, static_cast<int>(s[4])); });
+}
+
 // sizes: threads a block, blocks.
 template <auto kernel>
 void plant(const Case& c) {
@@ -273,6 +283,7 @@ const std::map<std::string, void (*)(const Case&)> ops = {
     NAMED(separable_conv2d),
     NAMED(sparse_conv2d),
     NAMED(stem_conv2d),
+    NAMED(truncated_svd),
     PLANTED(global_out_of_bounds),
     PLANTED(shared_out_of_bounds),
     PLANTED(misaligned),

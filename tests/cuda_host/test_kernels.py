@@ -15,6 +15,7 @@ import crest_ext
 from crest_ext import reference
 from depthwise import Call, calls, pool_calls, separable_calls, stem_calls
 from samples import CONVOLUTIONS, OPTIONS, SAMPLES
+from spectra import of_spectrum
 
 NAN = float("nan")
 # Around packs of 2, 4 and 8, a warp, the small blocks' 2 x 32 threads with packs, and a block of 256.
@@ -298,9 +299,71 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
         )
 
 
+# (r, c, k) and spectra of a batch: each size of block, tall and wide, in shared memory all, the columns or nothing.
+SVDS = [
+    ((54, 54, 54), ["all equal"]),
+    ((37, 290, 3), ["geometric"]),
+    ((130, 33, 30), ["rank 5"]),
+    ((36, 38, 7), ["forty equal"]),
+    ((40, 23, 23), ["steps of twenty"]),
+    ((9, 70, 9), ["steps of twenty", "zero"]),
+    ((16, 16, 16), ["rank 5", "geometric", "small"]),
+    ((5, 3, 3), ["1/i", "zero", "rank 5"]),
+    ((3, 9, 2), ["flat", "all equal", "large"]),
+    ((1, 1, 1), ["flat", "zero"]),
+]
+
+
+def truncated_svd(dtype: torch.dtype) -> Iterator[Sample]:
+    if dtype not in (torch.float32, torch.float64):
+        return
+    for (r, c, k), spectra in SVDS:
+        yield factors(torch.stack([of_spectrum(r, c, spectrum, dtype) for spectrum in spectra]), k)
+    # Exact zeros, and columns of nothing but rounding: their directions are made up.
+    holes = some(2, 12, 17, dtype=dtype)
+    holes[:, 2:9], holes[1, :, ::2] = 0, 0
+    yield factors(torch.cat([holes, torch.ones(1, 12, 17, dtype=dtype)]), 12)
+
+
+def decomposition(a: Tensor, k: int, sweeps: int = 40) -> Case:
+    n, r, c = a.shape
+    q = min(r, c)
+    factors = [a.new_full((n, *shape), NAN) for shape in ((r, k), (k,), (k, c))]
+    work = a.new_full((n * q * (2 * q + 1 + (max(r, c) | 1)),), NAN)
+    arrays = [a, *factors, torch.full((n,), -1, dtype=torch.int8), work]
+    return Case("truncated_svd", a.dtype, (n, r, c, k, sweeps), arrays)
+
+
+def factors(a: Tensor, k: int) -> Sample:
+    values, eps = torch.linalg.svdvals(a.double()), torch.finfo(a.dtype).eps
+    expected: dict[int, Tensor | Callable[..., Tensor]] = {
+        0: of_factors,
+        1: lambda *arrays: polar(arrays[1]),
+        2: values[:, :k],
+        3: lambda *arrays: polar(arrays[3]),
+        4: torch.zeros(len(a), dtype=torch.int8),
+        5: anything(5),
+    }
+    slack, orthonormal = 16 * eps * values[:, :1], torch.tensor(32 * eps)
+    return Sample(decomposition(a, k), expected, {0: slack.unsqueeze(-1), 1: orthonormal, 2: slack, 3: orthonormal})
+
+
+def polar(u: Tensor) -> Tensor:
+    """The orthonormal matrix next to u."""
+    left, _, right = torch.linalg.svd(u.double(), full_matrices=False)
+    return left @ right
+
+
+def of_factors(*arrays: Tensor | None) -> Tensor:
+    """u diag(s) vh, and of a what is orthogonal to both u and vh: all of a, if these are its factors."""
+    a, u, s, vh = (x.double() for x in arrays[:4] if x is not None)
+    rest = a - u @ (u.mT @ a)
+    return u * s.unsqueeze(-2) @ vh + rest - rest @ vh.mT @ vh
+
+
 OPS = [apply_mask, prune_splice, sgd_prune_splice, masked_linear, masked_linear_grad_x, masked_linear_grad_weight]
 OPS += [group_norms, group_soft_threshold, sparse_linear, sparse_conv2d, depthwise_conv2d, separable_conv2d]
-OPS += [local_response_norm, max_pool2d, stem_conv2d]
+OPS += [local_response_norm, max_pool2d, stem_conv2d, truncated_svd]
 
 
 def check(driver: Driver, samples: list[Sample]) -> None:
@@ -346,3 +409,19 @@ def test_no_races(op: Callable[[torch.dtype], Iterator[Sample]], small: bool, ra
 def test_no_races_in_other_types(dtype: torch.dtype, race: Driver) -> None:
     """Bytes of neighbours in one pack or word."""
     check(race, [sample for op in OPS for sample in list(op(dtype))[-8:]])
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_truncated_svd_says_what_it_could_not_do(small: bool, checked: Driver) -> None:
+    found, not_found, not_finite = range(3)
+    a = torch.randn(6, 7, 9)
+    a[1, 6, 8], a[3, 0, 0], a[5, 3, 3] = NAN, float("inf"), -float("inf")
+    [[_, u, s, vh, state, _]] = checked(replace(decomposition(a, 7), small=small))
+    finite = torch.tensor([found, not_finite] * 3, dtype=torch.int8)
+    assert torch.equal(state, finite)
+    for result in (u, s, vh):
+        assert not result[::2].isnan().any()
+        assert result[1::2].isnan().all()
+    if small:  # the launcher's blocks take as many sweeps as they need
+        [[*_, state, _]] = checked(replace(decomposition(torch.randn(2, 9, 9), 3, sweeps=1), small=True))
+        assert state.tolist() == [not_found, not_found]

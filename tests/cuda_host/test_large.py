@@ -57,3 +57,18 @@ def test_masked_linear_grad_weight(checked: Driver) -> None:
     case = Case("masked_linear_grad_weight", HALF, (n, m, k), arrays, last_only=True, zeros=before)
     [[*_, grad_weight]] = checked(case)
     torch.testing.assert_close(grad_weight, torch.where(arrays[2], arrays[0][-1, -1] * arrays[1], 0))
+
+
+def test_truncated_svd(checked: Driver) -> None:
+    r, c, k = 8, 8, 2
+    blocks = (1 << 25) // 208  # svd_blocks
+    n = blocks * 209  # n * r * c > 2^31, and the last block takes the last matrix
+    a, state = torch.randn(1, r, c), torch.ones(1, dtype=torch.int8)
+    arrays = [a, torch.zeros(1, r, k), torch.zeros(1, k), torch.zeros(1, k, c), state, None]
+    before = {0: (n - 1) * r * c, 1: (n - 1) * r * k, 2: (n - 1) * k, 3: (n - 1) * k * c, 4: n - 1}
+    case = Case("truncated_svd", torch.float32, (n, r, c, k, 40), arrays, last_only=True, zeros=before)
+    [[_, u, s, vh, state, _]] = checked(case)
+    assert state.item() == 0
+    expected_u, expected_s, expected_vh = torch.linalg.svd(a)
+    torch.testing.assert_close(s, expected_s[:, :k])
+    torch.testing.assert_close(u * s @ vh, expected_u[..., :k] * expected_s[:, :k] @ expected_vh[:, :k])

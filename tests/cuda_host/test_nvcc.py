@@ -51,6 +51,8 @@ BUDGETS = {
     "sparse_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "stem_conv2d_kernel": Budget(threads=256, registers=64, occupancy=0.5),
     "sparse_linear_kernel": Budget(threads=256, registers=64, occupancy=0.5, shared=12 << 10),
+    # Of the largest of its three blocks.
+    "truncated_svd_kernel": Budget(threads=512, registers=64, occupancy=0.5, shared=48 << 10),
 }
 # The sources whose ops take nothing else.
 FLOAT32 = {"local_response_norm", "max_pool2d", "separable_conv2d", "stem_conv2d"}
@@ -82,7 +84,7 @@ def test_kernels_keep_within_their_budgets(arch: str, tmp_path: Path) -> None:
     over, seen = [], set()
     for source, log in zip(sources, logs, strict=True):
         kernels = list(KERNEL.finditer(log))
-        # At least one for each of the four element types, or the one that the op has.
+        # At least one for each of the four element types (or three sizes of two), or the one that the op has.
         least = 1 if source.stem in FLOAT32 else 4
         assert len(kernels) == log.count("Compiling entry function") >= least, f"{source.name}\n{log}"
         for kernel in kernels:

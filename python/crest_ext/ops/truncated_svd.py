@@ -36,10 +36,12 @@ def truncated_svd(
         of m directions, sixteen in each pass over a: 4 r c m flop, and 2 q m^2 or twice that to keep them orthogonal;
         where the longer side is at least 2 q and the first 32 directions promise many more, the passes are over the
         Gram matrix, made in r c q flop: 2 q^2 m. If it has not converged at m = 6 k + q / 2, torch's eigh. A matrix
-        takes one thread, and a batch all. On a GPU there is no kernel of ours: torch.linalg.svd decomposes all of a,
-        and the largest values are kept.
+        takes one thread, and a batch all. On a GPU, up to a shorter side of 128 and a longer one of 4096, Jacobi's
+        rotations of all columns of R^T, for a or its transpose = Q R: 4 r c q + 2 r c k flop and some ten sweeps of
+        11 q^3, one block a matrix; beyond that torch.linalg.svd of all of a.
     Source: Musco, Musco, "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
-        Decomposition", NIPS 2015, algorithm 2, with full reorthogonalisation and a test of convergence.
+        Decomposition", NIPS 2015, algorithm 2, with full reorthogonalisation and a test of convergence. Drmac, Veselic,
+        "New Fast and Accurate Jacobi SVD Algorithm I", SIAM J. Matrix Anal. Appl. 29(4), 2008, without pivoting.
     """
     if (rank is None) == (energy is None):
         raise ValueError(f"truncated_svd: one of rank and energy must be given, got {rank} and {energy}")
@@ -81,25 +83,6 @@ def rank_of(s: Tensor, energy: float, squared: bool = True) -> int:
     s = s.double() / s.max().clamp(min=torch.finfo(torch.float64).tiny)
     share = (s**2 if squared else s).sum(0).cumsum(0)
     return int((share < energy * share[-1]).sum()) + 1
-
-
-def _cuda(a: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    if a.dim() < 2:
-        raise ValueError(f"truncated_svd: a must have at least 2 dimensions, got {tuple(a.shape)}")
-    most = min(a.shape[-2:])
-    if not 0 <= rank <= most:
-        raise ValueError(f"truncated_svd: rank must be in [0, {most}], got {rank}")
-    if a.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"truncated_svd: a must be float32 or float64, got {str(a.dtype).removeprefix('torch.')}")
-    if not a.isfinite().all():
-        raise ValueError("truncated_svd: a must be finite, got NaN or infinity")
-    u, s, vh = torch.linalg.svd(a, full_matrices=False)
-    return u[..., :rank].contiguous(), s[..., :rank].contiguous(), vh[..., :rank, :].contiguous()
-
-
-# As with every op, a build without CUDA has no kernel for it.
-if torch._C._dispatch_has_kernel_for_dispatch_key("crest::apply_mask", "CUDA"):
-    torch.library.register_kernel("crest::truncated_svd", "cuda", _cuda)
 
 
 @torch.library.register_fake("crest::truncated_svd")

@@ -82,6 +82,9 @@ inline unsigned __ballot_sync(unsigned mask, int vote, CUDA_HOST_SITE) {
   return bits;
 }
 
+using std::fabs;
+using std::frexp;
+using std::ldexp;
 using std::sqrt;
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
