@@ -31,22 +31,24 @@ def test_spectra(spectrum: str, dtype: torch.dtype, isa: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(280, 400), (400, 280), (120, 130)])
-def test_gaussian(shape: tuple[int, int], isa: str) -> None:
-    a = torch.randn(shape)
+def test_gaussian(shape: tuple[int, int], isa: str, device: str) -> None:
+    a = torch.randn(shape, device=device)
     values = torch.linalg.svdvals(a)
     check(a, (values[16] + 0.3 * (values[15] - values[16])).item())
     check(a, values[-3].item() * 1.001)
 
 
-def test_none_survives() -> None:
-    assert not singular_value_threshold(torch.randn(300, 300), 50.0).any()
-    torch.testing.assert_close(singular_value_threshold(torch.eye(3), 0.0), torch.eye(3))
+def test_none_survives(device: str) -> None:
+    for side in (30, 300):
+        assert not singular_value_threshold(torch.randn(side, side, device=device), 50.0).any()
+    eye = torch.eye(3, device=device)
+    torch.testing.assert_close(singular_value_threshold(eye, 0.0), eye)
 
 
-def test_refuses() -> None:
-    a = torch.randn(2, 5, 4)
+def test_refuses(device: str) -> None:
+    a = torch.randn(2, 5, 4, device=device)
     for wrong, message in (
-        (lambda: singular_value_threshold(torch.randn(3), 1.0), r"a must have at least 2 dimensions, got \(3,\)"),
+        (lambda: singular_value_threshold(a[0, 0], 1.0), r"a must have at least 2 dimensions, got \(4,\)"),
         (lambda: singular_value_threshold(a.half(), 1.0), "a must be float32 or float64, got float16"),
         (lambda: singular_value_threshold(a, -1.0), "threshold must be a finite number >= 0, got -1"),
         (lambda: singular_value_threshold(a, float("nan")), "threshold must be a finite number >= 0, got nan"),
@@ -55,7 +57,7 @@ def test_refuses() -> None:
             wrong()
     for value in (float("nan"), float("inf")):
         for shape in ((2, 6, 5), (300, 270)):
-            a = torch.randn(shape)
+            a = torch.randn(shape, device=device)
             a[..., -1, 2] = value
             with pytest.raises(ValueError, match=r"^singular_value_threshold: a must be finite, got NaN or infinity$"):
                 singular_value_threshold(a, 0.5)

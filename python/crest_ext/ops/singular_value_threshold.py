@@ -10,8 +10,8 @@ def singular_value_threshold(a: Tensor, threshold: float) -> Tensor:
     """Move every singular value towards zero: U diag(max(S - threshold, 0)) Vh, for a = U diag(S) Vh.
 
     The proximal operator of threshold * the nuclear norm (the sum of the singular values). What it returns has the rank
-    of what survives, up to rounding, and only that is computed. It is within 2e-5 |a| of the exact result, in the
-    Frobenius norm. There is no gradient.
+    of what survives, up to rounding, and on a CPU only that is computed. It is within 2e-5 |a| of the exact result, in
+    the Frobenius norm. There is no gradient.
 
     Args:
         a: (..., r, c), each matrix by itself; float32 or float64.
@@ -25,7 +25,7 @@ def singular_value_threshold(a: Tensor, threshold: float) -> Tensor:
 
     Work: up to a shorter side of 256 the Gram matrix's decomposition; else a block Krylov search as in `truncated_svd`,
         and torch.linalg.eigh of the Gram matrix where more than a sixth of the values survive. 2 r c k flop for the
-        product of the k that do.
+        product of the k that do. On a GPU all values by `truncated_svd`, and 2 r c min(r, c) flop for the product.
     Source: Cai, Candes, Shen, "A Singular Value Thresholding Algorithm for Matrix Completion", SIAM J. Optim. 20(4),
         2010, theorem 2.1; the step of Alvarez, Salzmann, "Compression-aware Training of Deep Networks", NIPS 2017.
     """
@@ -39,10 +39,10 @@ def _cuda(a: Tensor, threshold: float) -> Tensor:
         got = str(a.dtype).removeprefix("torch.")
         raise ValueError(f"singular_value_threshold: a must be float32 or float64, got {got}")
     if not 0 <= threshold < float("inf"):
-        raise ValueError(f"singular_value_threshold: threshold must be a finite number >= 0, got {threshold}")
+        raise ValueError(f"singular_value_threshold: threshold must be a finite number >= 0, got {threshold:g}")
     if not a.isfinite().all():
         raise ValueError("singular_value_threshold: a must be finite, got NaN or infinity")
-    u, s, vh = torch.linalg.svd(a, full_matrices=False)
+    u, s, vh = torch.ops.crest.truncated_svd(a, min(a.shape[-2:]))
     return (u * (s - threshold).clamp(min=0).unsqueeze(-2)) @ vh
 
 
