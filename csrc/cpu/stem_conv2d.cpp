@@ -75,6 +75,14 @@ inline void to_planes(const StemConv2d& a, Row row, int64_t outputs, float* y) {
   if (o < outputs) turn_back<V>(row.y + o, row.pitch, a.out_w, y + o * plane, plane, static_cast<int>(outputs - o));
 }
 
+// A row in each of so many planes is to be written. They lie far apart, so that each would come from memory by itself;
+// asked for at once, they come together, and while the row is computed.
+inline void ask_for(const StemConv2d& a, const float* y, int64_t outputs) {
+  constexpr int64_t line = 64 / sizeof(float);
+  for (int64_t o = 0; o < outputs; ++o, y += a.out_h * a.out_w)
+    for (int64_t j = 0; j < a.out_w; j += line) __builtin_prefetch(y + j, 1);
+}
+
 }  // namespace
 
 void stem_conv2d_pack(const StemConv2d& a, float* packed, int64_t begin, int64_t end) {
@@ -92,16 +100,16 @@ void stem_conv2d(const StemConv2d& a, const float* packed, float* window, int64_
       const int64_t first = panel * stem_outputs;
       const int64_t outputs = min(a.m - first, stem_outputs);
       const float* weight = packed + first * a.taps();
+      const int64_t image = row / a.out_h, i = row % a.out_h;
+      float* planes = a.y + ((image * a.m + first) * a.out_h + i) * a.out_w;
       const Row to = a.channels_last ? Row{a.y + row * a.out_w * a.m + first, a.m}
                                      : Row{window + a.window_numbers(), stem_outputs};
+      if (!a.channels_last) ask_for(a, planes, outputs);
       for_each_pair(outputs, a.bias ? a.bias + first : nullptr,
                     [&](auto registers, int64_t o, int count, const V* bias) {
                       products<registers>(a, window, a.out_w, weight + o, bias, {to.y + o, to.pitch}, count);
                     });
-      if (!a.channels_last) {
-        const int64_t image = row / a.out_h, i = row % a.out_h;
-        to_planes(a, to, outputs, a.y + ((image * a.m + first) * a.out_h + i) * a.out_w);
-      }
+      if (!a.channels_last) to_planes(a, to, outputs, planes);
     }
   }
 }
