@@ -98,7 +98,7 @@ def agree_between_nans(draw: Any, c: int, size: tuple[int, int], kernel: int, st
         _C.set_active_isa(before)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_small_images_of_many_channels(data: Any) -> None:
     """Which are copied or turned first, some channels at a time."""

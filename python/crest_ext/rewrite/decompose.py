@@ -67,19 +67,22 @@ def decompose(model: Model, *, explain: bool = False) -> Model | tuple[Model, De
     for name, layer, reason in layers(model):
         if not isinstance(layer, nn.Conv2d):
             continue
-        before, after = layer.weight.numel(), _weights(layer)
-        if reason is None and layer.groups > 1:
-            reason = "has groups"
-        elif reason is None and min(layer.kernel_size) == 1:
-            reason = "has a side of 1"
-        elif reason is None and after >= before:
-            reason = f"a pair needs {after:,} weights instead of {before:,}"
-        reason = reason or reason_not_to_replace(model, layer)
+        reason = reason or _reason_not_to_pair(layer) or reason_not_to_replace(model, layer)
         if reason is None:
             pairs[layer] = _pair(layer)
-        rows.append(DecomposedLayer(name, before, before if reason else after, reason or ""))
+        before = layer.weight.numel()
+        rows.append(DecomposedLayer(name, before, before if reason else _weights(layer), reason or ""))
     result = replace_layers(model, pairs)
     return (result, DecomposeReport(tuple(rows))) if explain else result
+
+
+def _reason_not_to_pair(layer: nn.Conv2d) -> str | None:
+    if layer.groups > 1:
+        return "has groups"
+    if min(layer.kernel_size) == 1:
+        return "has a side of 1"
+    before, after = layer.weight.numel(), _weights(layer)
+    return f"a pair needs {after:,} weights instead of {before:,}" if after >= before else None
 
 
 def _weights(layer: nn.Conv2d) -> int:
