@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crest_ext import shrink
+from crest_ext.container import load_model, save_model
 from crest_ext.nn import ZeroConv2d
 from crest_ext.rewrite.shrink import ShrunkLayer
 
@@ -41,6 +44,23 @@ def run(model: nn.Module, x: Any) -> Tensor:
     return y
 
 
+def layers_alone(model: nn.Module) -> bool:
+    """Whether it is one layer itself, which no file can replace."""
+    return isinstance(model, (nn.Linear, nn.Conv2d))
+
+
+def read_again(small: nn.Module, model: nn.Module) -> nn.Module:
+    """What a file of `small` makes of a network like `model` that has other values."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(small, Path(folder) / "small.crest", of=model)
+        again = copy.deepcopy(model)
+        with torch.no_grad():
+            for parameter in again.parameters():
+                parameter.fill_(float("nan"))
+        load_model(again, Path(folder) / "small.crest")
+    return again
+
+
 def check(model: nn.Module, x: Any, **options: Any) -> tuple[nn.Module, dict[str, ShrunkLayer]]:
     """The smaller model and its report, once it is sure to be right."""
     before, modes = copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
@@ -53,6 +73,10 @@ def check(model: nn.Module, x: Any, **options: Any) -> tuple[nn.Module, dict[str
     assert sum(p.numel() for p in small.parameters()) <= sum(p.numel() for p in model.parameters()) + sum(
         len(m.weight) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and m.bias is None
     )
+    if not layers_alone(model):
+        again = read_again(small, model)
+        assert [module.training for module in again.modules()] == modes
+        assert torch.equal(run(again, x), run(small, x))
     for row in report.layers:
         layer: Any = small.get_submodule(row.name)
         if not row.after:

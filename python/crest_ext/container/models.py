@@ -7,38 +7,56 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from crest_ext.container.files import load_file, save_file
-from crest_ext.container.reader import StrPath
+from crest_ext.container.files import save_file
+from crest_ext.container.reader import StrPath, safe_open
+from crest_ext.container.structure import KEY, describe, rebuilt
 
 # Bool buffers of crest_ext.nn's masked modules, and the parameter beside them that each masks.
 MASKED = {"mask": "weight", "bias_mask": "bias"}
 
 
-def save_model(model: nn.Module, path: StrPath, metadata: Mapping[str, str] | None = None) -> None:
+def save_model(
+    model: nn.Module, path: StrPath, metadata: Mapping[str, str] | None = None, *, of: nn.Module | None = None
+) -> None:
     """Write the state of a model; of a masked model the compressed weights alone.
 
     A masked parameter is written as it acts, 0.0 where its mask drops it, and no mask beside it: `load_model` reads
     the file into the plain network as well as into the masked one. A weight that is zero but kept is written as -0.0,
     so the masks come back exactly. Tensors that share their memory (tied weights) are written once.
 
+    Args:
+        model: whose state is written.
+        path: of the file; its folder exists.
+        metadata: text to store beside the tensors.
+        of: the network that `shrink`, `factorize`, `separate` or `decompose`, or several in turn, made the model of, or
+            one like it. The file then says in which layers they differ, for `load_model` to make them.
+
     Raises:
-        ValueError: the state holds something that is not a tensor; what `save_file` raises.
+        ValueError: the state holds something that is not a tensor; with `of`, the model differs in other than layers
+            that these make, or the metadata has "layers"; what `save_file` raises.
         OSError: the file cannot be written.
     """
     state = model.state_dict()
     masks = masks_in(state)
     names = {group[0] for group in _tied(state, masks)}.difference(masks.values())
+    if of is not None:
+        if KEY in (metadata or {}):
+            raise ValueError(
+                f"save_model: with `of`, metadata must not have {KEY!r}, got {dict(metadata or {})[KEY]!r}"
+            )
+        metadata = {**(metadata or {}), KEY: describe(model, of)}
     save_file({n: _effective(state[n], state[masks[n]]) if n in masks else state[n] for n in names}, path, metadata)
 
 
 def load_model(model: nn.Module, path: StrPath, strict: bool = True) -> tuple[list[str], list[str]]:
     """Read a file of `save_model` into a model in place: the plain network or a masked one.
 
-    In a masked one, a +0.0 in the file is a dropped weight and everything else is kept.
+    In a masked one, a +0.0 in the file is a dropped weight and everything else is kept. Where the file says how its
+    layers differ from the network's (`save_model(of=)`), the model has layers like them afterwards, on parameters that
+    no optimizer knows yet.
 
     Args:
-        model: takes the values, on its own devices and in its own dtypes. A rewrite's result (of `shrink`, `factorize`)
-            takes the file of one that was made in the same way, of the same zeros or ranks.
+        model: takes the values, on its own devices and in its own dtypes.
         path: of the file.
         strict: whether a missing or an unexpected name is an error.
 
@@ -46,9 +64,16 @@ def load_model(model: nn.Module, path: StrPath, strict: bool = True) -> tuple[li
         The names the file lacks and the names the model lacks.
 
     Raises:
-        ValueError: a shape differs; with strict, a name is missing or unexpected; what `load_file` raises.
+        ValueError: a shape differs; with strict, a name is missing or unexpected; the layers are not of such a model;
+            what `load_file` raises.
     """
-    tensors = load_file(path)
+    with safe_open(path) as file:
+        tensors = file.all(None)
+        with rebuilt(model, file, path):
+            return _load(model, tensors, path, strict)
+
+
+def _load(model: nn.Module, tensors: Mapping[str, Tensor], path: StrPath, strict: bool) -> tuple[list[str], list[str]]:
     state = model.state_dict()
     masks = masks_in(state)
     groups = [group for group in _tied(state, masks) if group[0] not in masks.values()]

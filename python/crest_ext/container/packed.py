@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crest_ext.container.models import masks_in, require_names, require_shape
 from crest_ext.container.reader import Reader, StrPath, safe_open
+from crest_ext.container.structure import rebuilt
 from crest_ext.nn import SparseConv2d, SparseLinear
 from crest_ext.nn.layers import layers
 from crest_ext.nn.replace import Model, reason_not_to_replace, replace_layers
@@ -46,11 +47,10 @@ def load_packed(model: Model, path: StrPath, dtype: torch.dtype = torch.float32,
         raise ValueError(f"load_packed: dtype must be float32, bfloat16 or float16, got {dtype}")
     if not 0 <= most_kept <= 1:
         raise ValueError(f"load_packed: most_kept must be in [0, 1], got {most_kept}")
-    state = model.state_dict(keep_vars=True)
-    if masks := masks_in(state):
+    if masks := masks_in(model.state_dict(keep_vars=True)):
         raise ValueError(f"load_packed: model must be the plain network, got one with {', '.join(masks.values())}")
-    with safe_open(path) as file:
-        held = file.keys()
+    with safe_open(path) as file, rebuilt(model, file, path):
+        state, held = model.state_dict(keep_vars=True), file.keys()
         names = {id(state[name]): name for name in held if name in state}
         missing = [name for name, tensor in state.items() if id(tensor) not in names]
         require_names(path, missing, [name for name in held if name not in state])

@@ -67,6 +67,14 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(channels, channels * multiplier, kernel_size, stride, 0, dilation, channels, bias, **factory)
         self.padding, self.activation = pads, activation
 
+    @property
+    def channels(self) -> int:
+        return self.in_channels
+
+    @property
+    def multiplier(self) -> int:
+        return self.out_channels // self.in_channels
+
     @classmethod
     def from_conv2d(cls, conv: nn.Conv2d, activation: str = "none") -> DepthwiseConv2d:
         """A new module on the Parameter objects of `conv`, so that its optimizer keeps working.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,20 +17,45 @@ class LoweredConv2d(nn.Conv2d):
     filters. In training and for ONNX it convolves with `dense_weight()`: the gather's gradient is slow. As Conv2d it
     takes (n, c, h, w), or one image (c, h, w).
 
+    Args:
+        channels, window, strides, dilations: of the Conv2d, in which k of its shapes are left; what this one's
+            attributes by the names of a Conv2d say is of the 1x1 convolution.
+        out_channels: n.
+        count: k.
+        pads: of the Conv2d: left, right, top and bottom.
+        pad_mode: of `torch.nn.functional.pad`.
+        bias: whether there is one.
+        factory: device and dtype.
+
     Attributes:
-        shapes: (3, k) buffer, int64: c, i and j of each row of that matrix.
-        channels, window, strides, dilations, pads, pad_mode: of the Conv2d; its own are those of the 1x1 convolution.
+        shapes: (3, k) buffer, int64: c, i and j of each row of that matrix; at first all 0.
 
     Source: Wen et al., "Learning Structured Sparsity in Deep Neural Networks", NIPS 2016, section 3.2.
     """
 
     shapes: Tensor
-    channels: int
-    window: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]  # left, right, top, bottom
-    pad_mode: str
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        window: tuple[int, ...],
+        count: int,
+        strides: tuple[int, ...] = (1, 1),
+        dilations: tuple[int, ...] = (1, 1),
+        pads: tuple[int, ...] = (0, 0, 0, 0),
+        pad_mode: str = "constant",
+        bias: bool = True,
+        **factory: Any,
+    ) -> None:
+        super().__init__(count, out_channels, 1, bias=bias, **factory)
+        self.channels, self.window, self.strides, self.dilations = channels, window, strides, dilations
+        self.pads, self.pad_mode = pads, pad_mode
+        self.register_buffer("shapes", torch.zeros(3, count, dtype=torch.int64, device=self.weight.device))
+
+    @property
+    def count(self) -> int:
+        return self.in_channels
 
     @classmethod
     def from_conv2d(cls, conv: nn.Conv2d, kept: Tensor) -> LoweredConv2d:
@@ -47,15 +74,23 @@ class LoweredConv2d(nn.Conv2d):
             rule = f"must be bool, {tuple(conv.weight.shape[1:])}, and keep some"
             found = f"{kept.dtype}, {tuple(kept.shape)}, {int(kept.count_nonzero())} of {kept.numel()}"
             raise ValueError(f"LoweredConv2d: kept {rule}, got {found}")
-        module = cls(int(kept.sum()), conv.out_channels, 1, bias=conv.bias is not None, device="meta")
+        module = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            int(kept.sum()),
+            conv.stride,
+            conv.dilation,
+            tuple(conv._reversed_padding_repeated_twice),
+            "constant" if conv.padding_mode == "zeros" else conv.padding_mode,
+            conv.bias is not None,
+            device="meta",
+        )
         weight = conv.weight.detach().flatten(1)[:, kept.flatten().to(conv.weight.device)]
         module.weight = nn.Parameter(weight[:, :, None, None], conv.weight.requires_grad)
         if conv.bias is not None:
             module.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
-        module.register_buffer("shapes", kept.nonzero().t().contiguous().to(conv.weight.device))
-        module.window, module.strides, module.dilations = conv.kernel_size, conv.stride, conv.dilation
-        module.channels, module.pads = conv.in_channels, tuple(conv._reversed_padding_repeated_twice)
-        module.pad_mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+        module.shapes = kept.nonzero().t().contiguous().to(conv.weight.device)
         return module.train(conv.training)
 
     def dense_weight(self) -> Tensor:

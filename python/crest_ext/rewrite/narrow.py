@@ -54,10 +54,8 @@ def empty(use: Use, live: Tensor) -> tuple[ZeroConv2d, dict[str, Take]]:
         return t[stay.to(t.device)]
 
     _fold(use, use.value.isnan())
-    bias = use.layer.bias
-    return ZeroConv2d(use.layer, take(use.layer.weight.new_zeros(len(stay)) if bias is None else bias.detach())), {
-        "bias": take
-    }
+    bias = take(use.layer.weight.new_zeros(len(stay)) if use.layer.bias is None else use.layer.bias.detach())
+    return ZeroConv2d.from_conv2d(use.layer, bias), {"bias": take}
 
 
 def _fold(use: Use, left: Tensor) -> None:
