@@ -28,6 +28,7 @@ from crest_ext.nn import (
     StemConv2d,
 )
 from crest_ext.nn.quick import MaxPool2d
+from crest_ext.rewrite import measure
 
 
 def sparse(layer: nn.Conv2d | nn.Linear, activation: str = "none") -> nn.Module:
@@ -300,7 +301,7 @@ class Traced(nn.Module):
 
 @pytest.fixture
 def sparse_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(crest_ext.pack.__globals__, "_medians", lambda *_: (2.0, 1.0))
+    monkeypatch.setattr(measure, "medians", lambda *_: (2.0, 1.0))
 
 
 def test_pack_makes_rows(sparse_wins: None, calls: list[list[int]]) -> None:
@@ -331,7 +332,7 @@ def test_pack_takes_a_layer_along_that_a_call_would_cost_more(monkeypatch: pytes
         layer.weight.mul_(torch.rand_like(layer.weight) < 0.3)
     for row, kernels in (((2.0, 1.0), ["sparse, relu", "sparse"]), ((1.0, 2.0), ["sparse, relu", "dense"])):
         measured = iter([(2.0, 1.0), (1.0, 1.1), row, (2.0, 1.0)])  # each layer, the two, the whole
-        monkeypatch.setitem(crest_ext.pack.__globals__, "_medians", lambda *_, measured=measured: next(measured))
+        monkeypatch.setattr(measure, "medians", lambda *_, measured=measured: next(measured))
         packed, report = crest_ext.pack(model, x, explain=True)
         assert [layer.kernel for layer in report.layers] == kernels
         assert isinstance(packed, PackedSequential) == (kernels[1] == "sparse")

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from crest_ext.models import create_model
 from crest_ext.nn import ChannelMean, PackedSequential, Residual, Shortcut, SparseConv2d
-from crest_ext.rewrite import pack
+from crest_ext.rewrite import measure, pack
 from crest_ext.rewrite.additions import additions_into_convolutions
 from crest_ext.rewrite.functions import to_modules
 
@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
 
 @pytest.fixture
 def sparse_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: (2.0, 1.0))
+    monkeypatch.setattr(measure, "medians", lambda *_: (2.0, 1.0))
 
 
 def test_residual_blocks(sparse_wins: None) -> None:

@@ -21,8 +21,7 @@ from crest_ext.nn import (
     SparseConv2d,
     SparseLinear,
 )
-from crest_ext.rewrite import PackReport, pack
-from crest_ext.rewrite.pack import _medians
+from crest_ext.rewrite import PackReport, measure, pack
 
 
 def pruned() -> nn.Sequential:
@@ -47,13 +46,13 @@ FORCED = {"sparse": (2.0, 1.0), "dense": (1.0, 2.0)}  # (dense, sparse) in secon
 def times(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What is measured, or always the same: each way a decision can go, on any machine."""
     if request.param in FORCED:
-        monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: FORCED[request.param])
+        monkeypatch.setattr(measure, "medians", lambda *_: FORCED[request.param])
     return str(request.param)
 
 
 @pytest.fixture
 def sparse_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: FORCED["sparse"])
+    monkeypatch.setattr(measure, "medians", lambda *_: FORCED["sparse"])
 
 
 def kinds(model: nn.Module) -> list[str]:
@@ -84,7 +83,7 @@ def test_computes_the_masked_model(times: str, x: Tensor) -> None:
 
 def test_dense_as_a_whole_wins_over_its_sparse_layers(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
     calls = iter([*[(2.0, 1.0)] * 5, (1.0, 1.5), (1.5, 1.4)])
-    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(calls))
+    monkeypatch.setattr(measure, "medians", lambda *_: next(calls))
     model = pruned()
     packed, report = pack(model, x, explain=True)
     assert kinds(packed) == kinds(materialize(model))
@@ -491,7 +490,7 @@ def test_separable_layers_are_measured_in_their_format(monkeypatch: pytest.Monke
         last.append(x.is_contiguous(memory_format=torch.channels_last))
         return forward(self, x)
 
-    monkeypatch.setitem(pack.__globals__, "_medians", measured)
+    monkeypatch.setattr(measure, "medians", measured)
     monkeypatch.setattr(SeparableConv2d, "forward", spy)
     pack(mobilenet(), torch.rand(2, 3, 32, 32))
     assert len(last) >= 8
@@ -512,7 +511,7 @@ def test_what_a_separable_layer_reads_stays_dense(monkeypatch: pytest.MonkeyPatc
     """In the format that it takes, and the activation between them in place."""
     whole, x = mobilenet(), torch.rand(2, 3, 32, 32)
     seconds = iter([*[(2.0, 1.0)] * 9, (1.0, 2.0), (2.0, 1.0)])  # that plain layer, the blocks, the stem, the whole
-    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(seconds))
+    monkeypatch.setattr(measure, "medians", lambda *_: next(seconds))
     packed = pack(whole, x)
     assert next(seconds, None) is None
     torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
@@ -527,7 +526,7 @@ def test_depthwise_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, x = mobilenet(), torch.rand(2, 3, 32, 32)
     # that plain layer, the eight blocks, the stem, the whole
     calls = iter([(2.0, 1.0), *[(1.0, 2.0)] * 9, (2.0, 1.0)])
-    monkeypatch.setitem(pack.__globals__, "_medians", lambda *_: next(calls))
+    monkeypatch.setattr(measure, "medians", lambda *_: next(calls))
     packed, report = pack(whole, x, explain=True)
     assert next(calls, None) is None
     torch.testing.assert_close(packed(x), whole(x), rtol=1e-4, atol=1e-4)
@@ -555,7 +554,7 @@ def test_networks(name: str, times: str) -> None:
 
 def test_medians_run_both_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
-    monkeypatch.setitem(_medians.__globals__, "BUDGET", 0.0)
-    a, b = _medians(lambda: called.append(1), lambda: called.append(F))
+    monkeypatch.setattr(measure, "BUDGET", 0.0)
+    a, b = measure.medians(lambda: called.append(1), lambda: called.append(F))
     assert called == [1, F] * 6
     assert a > 0 and b > 0

@@ -2,55 +2,36 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import Any, Literal, cast, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils._pytree import tree_flatten
 
 from crest_ext.nn.depthwise import DepthwiseConv2d
 from crest_ext.nn.layers import layers
 from crest_ext.nn.masked import Masked
-from crest_ext.nn.packed_sequential import PackedSequential
 from crest_ext.nn.quick import QUICK
-from crest_ext.nn.sparse import SparseConv2d, SparseLinear
-from crest_ext.rewrite.calls import Call, before_in_row, followers, has_hooks, record
-from crest_ext.rewrite.chains import Chain, Stem, activation_of, chains, stem
+from crest_ext.nn.replace import Model, replace_layers
+from crest_ext.rewrite import measure
+from crest_ext.rewrite.calls import Call, followers, has_hooks, record
+from crest_ext.rewrite.chains import activation_of, chains, stem
+from crest_ext.rewrite.choose import (
+    ACTIVATIONS,
+    PackedLayer,
+    choose,
+    choose_chains,
+    choose_in_rows,
+    choose_stem,
+    fused_activation,
+    on_kernel,
+    unfit,
+)
 from crest_ext.rewrite.functions import to_modules
 from crest_ext.rewrite.in_one_call import in_one_call
 from crest_ext.rewrite.materialize import copied, materialize
 from crest_ext.rewrite.unchanged import copies, unchanged
-
-Model = TypeVar("Model", bound=nn.Module)
-BUDGET = 0.2  # seconds to measure each layer, and the whole
-MOST_KEPT = 0.7  # the density above which no measurement is worth its time
-ACTIVATIONS: dict[str, dict[type[nn.Module], str]] = {  # that each kernel takes along
-    "sparse": {nn.ReLU: "relu"},
-    "depthwise": {nn.ReLU: "relu", nn.ReLU6: "relu6"},
-    "quick": {},
-}
-
-
-@dataclass(frozen=True)
-class PackedLayer:
-    """One Linear, Conv2d or module of nn.quick.QUICK: what was measured with it, and what was made of it.
-
-    Times are seconds, and 0 where not measured. Rows are those of the product: a convolution's are the positions of
-    its output, in all images. What has no weight has density 1.
-    """
-
-    name: str
-    rows: int
-    density: float
-    kernel: str  # dense, sparse, depthwise, separable, stem or quick, and an activation in its pass: "sparse, relu"
-    dense: float  # of a separable pair: on the kernels that are the fastest one by one
-    sparse: float  # or on the kernel chosen; of the pair
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -134,17 +115,17 @@ def _packed(model: Model, args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Mo
         modules = dict(packed.named_modules())
         whys |= {name: None for name, module in modules.items() if type(module) in QUICK}
         chosen = {
-            name: _choose(name, modules[name], whys[name], calls.get(name), dtype)
+            name: choose(name, modules[name], whys[name], calls.get(name), dtype)
             for name in dict.fromkeys((*calls, *modules))  # in the order of the calls
             if name in whys
         }
-        chosen |= _choose_in_rows(modules, calls, chosen, dtype)
-        free = [name for name, call in calls.items() if name in whys and not _unfit(modules[name], whys[name], call)]
+        chosen |= choose_in_rows(modules, calls, chosen, dtype)
+        free = [name for name, call in calls.items() if name in whys and not unfit(modules[name], whys[name], call)]
         convs = [n for n, layer in chosen.items() if layer.kernel == "dense" and isinstance(modules[n], nn.Conv2d)]
         ends = [calls[activation_of(modules, follow, name) or name].out for name in convs if name in calls]
-        fused = _choose_chains(list(chains(modules, follow, free)), modules, calls, chosen, ends, dtype)
+        fused = choose_chains(list(chains(modules, follow, free)), modules, calls, chosen, ends, dtype)
     for chain, pair in fused.items():
-        packed = _replace(packed, modules[chain.depthwise], chain.fused(modules))
+        packed = replace_layers(packed, {modules[chain.depthwise]: chain.fused(modules)})
         for name in filter(None, chain[1:]):
             packed.set_submodule(name, nn.Identity())
         chosen |= pair
@@ -158,19 +139,19 @@ def _packed(model: Model, args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Mo
             if last:  # they read it so
                 modules[name].to(memory_format=torch.channels_last)
             if found := stem(modules, follow, name):
-                packed, chosen[name] = _choose_stem(found, packed, layer, modules, calls, last)
+                packed, chosen[name] = choose_stem(found, packed, layer, modules, calls, last)
         elif layer.kernel in ACTIVATIONS:
-            activation = _activation(layer.kernel, modules, after)
-            packed = _replace(packed, modules[name], _made(modules[name], layer.kernel, dtype, activation))
-            if activation != "none":
+            taken = fused_activation(layer.kernel, modules, after)
+            packed = replace_layers(packed, {modules[name]: on_kernel(modules[name], layer.kernel, dtype, taken)})
+            if taken != "none":
                 packed.set_submodule(after, nn.Identity())
-                chosen[name] = replace(layer, kernel=f"{layer.kernel}, {activation}")
+                chosen[name] = replace(layer, kernel=f"{layer.kernel}, {taken}")
     result, seconds, reason = dense, (0.0, 0.0), "no layer is faster packed"
     if any(layer.kernel != "dense" for layer in chosen.values()):
         result, seconds, reason = _better(dense, packed, args, dtype)
     if any(isinstance(module, Masked) for module in model.modules()):
         given = copied(model).eval().requires_grad_(False)
-        times = _seconds(given, result, args)
+        times = measure.seconds(given, result, args)
         if times[0] < 0.9 * times[1]:  # more than noise: plain layers are plainer
             result, seconds, reason = given, (times[0], times[1]), "as it was: its masked layers are faster"
     return result, PackReport(tuple(chosen.values()), *seconds, reason)
@@ -186,189 +167,15 @@ def _better(
         try:
             packed = cast("Model", in_one_call(packed, args))
             with unchanged(packed):
-                same = _alike(expected, packed(*copies(args)), dtype)
+                same = measure.alike(expected, packed(*copies(args)), dtype)
         except Exception as error:  # of a model's code that finds another layer than it knows
             return dense, (0.0, 0.0), f"dense: packed, it raises {type(error).__name__}: {error}"
     if not same:
         return dense, (0.0, 0.0), "dense: packed, it computes something else"
-    seconds = _seconds(dense, packed, args)
+    seconds = measure.seconds(dense, packed, args)
     if seconds[1] < seconds[0]:
         return packed, seconds, f"packed, {seconds[0] / seconds[1]:.1f} times as fast"
     return dense, seconds, "dense, which is no slower"
-
-
-def _seconds(one: nn.Module, two: nn.Module, args: tuple[Any, ...]) -> tuple[float, float]:
-    with torch.inference_mode(), unchanged(one), unchanged(two):
-        return _medians(lambda: one(*args), lambda: two(*args))
-
-
-def _alike(expected: Any, got: Any, dtype: torch.dtype) -> bool:
-    """Whether two results have the same structure, and numbers but for rounding, that of packed values too."""
-    (ours, structure), (theirs, other) = (tree_flatten(result) for result in (got, expected))
-    if structure != other:
-        return False
-    share = 1e-3 if dtype == torch.float32 else 0.1
-
-    def near(a: Any, b: Any) -> bool:
-        if not isinstance(a, Tensor) or not isinstance(b, Tensor):
-            return type(a) is type(b)
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        return not a.is_floating_point() or bool((a - b).nan_to_num().norm() <= share * b.nan_to_num().norm() + 1e-6)
-
-    return all(map(near, ours, theirs))
-
-
-def _activation(kernel: str, modules: dict[str, nn.Module], after: str) -> str:
-    """That of the module `after` a layer, if the kernel takes it along."""
-    return ACTIVATIONS.get(kernel, {}).get(type(modules[after]), "none") if after else "none"
-
-
-def _made(layer: nn.Module, kernel: str, dtype: torch.dtype, activation: str) -> nn.Module:
-    """The layer on one of our kernels, in evaluation."""
-    if kernel == "depthwise":
-        assert isinstance(layer, nn.Conv2d)
-        return DepthwiseConv2d.from_conv2d(layer, activation)
-    if kernel == "quick":
-        return QUICK[type(layer)].from_module(layer)
-    if isinstance(layer, nn.Conv2d):
-        return SparseConv2d.from_conv2d(layer, dtype, activation).eval()
-    assert isinstance(layer, nn.Linear)
-    return SparseLinear.from_linear(layer, dtype, activation).eval()
-
-
-def _choose(name: str, layer: nn.Module, why: str | None, call: Call | None, dtype: torch.dtype) -> PackedLayer:
-    weight = layer.weight if isinstance(layer, (nn.Linear, nn.Conv2d)) else None
-    density = 1.0 if weight is None else int(weight.count_nonzero()) / max(weight.numel(), 1)
-    rows = call.out.numel() // max(call.out.shape[1] if weight is None else weight.shape[0], 1) if call else 0
-
-    def keep(reason: str) -> PackedLayer:
-        return PackedLayer(name, rows, density, "dense", 0.0, 0.0, reason)
-
-    if reason := _unfit(layer, why, call):
-        return keep(reason)
-    assert call
-    if type(layer) is DepthwiseConv2d:
-        can = layer.activation == "none"
-        return PackedLayer(name, rows, density, "depthwise" if can else "dense", 0.0, 0.0, "is a DepthwiseConv2d")
-    kernel = "quick" if weight is None else "depthwise" if _is_depthwise(layer) else "sparse"
-    if kernel == "sparse" and isinstance(layer, nn.Conv2d) and (reason := SparseConv2d.refusal(layer)):
-        return keep(reason)
-    if kernel == "sparse" and density > MOST_KEPT:
-        return keep("keeps too many weights")
-    made = _made(layer, kernel, dtype, "none")
-    times = _medians(lambda: layer(call.x), lambda: made(call.x))
-    if times[1] >= times[0]:
-        return PackedLayer(name, rows, density, "dense", *times, "measured no slower")
-    return PackedLayer(name, rows, density, kernel, *times, f"measured {times[0] / times[1]:.1f} times as fast")
-
-
-def _choose_in_rows(
-    modules: dict[str, nn.Module], calls: dict[str, Call], chosen: dict[str, PackedLayer], dtype: torch.dtype
-) -> dict[str, PackedLayer]:
-    """Layers that are no faster sparse by themselves, for a call takes as long, but in one call with the one before."""
-    faster: dict[str, PackedLayer] = {}
-    for name, layer in chosen.items():
-        before, activation = before_in_row(name, modules, calls)
-        could = layer.kernel == "dense" and layer.sparse and isinstance(modules[name], (nn.Linear, nn.Conv2d))
-        if not could or _is_depthwise(modules[name]) or before not in chosen:
-            continue
-        if (faster.get(before) or chosen[before]).kernel != "sparse":
-            continue
-        first = _made(modules[before], "sparse", dtype, activation)
-        apart = nn.Sequential(first, modules[name])
-        whole = PackedSequential({"0": first, "1": _made(modules[name], "sparse", dtype, "none")})
-        x = calls[before].x
-        times = _medians(lambda: apart(x), lambda: whole(x))  # noqa: B023 (called here)
-        if times[1] < times[0]:
-            reason = f"measured {times[0] / times[1]:.1f} times as fast in one call with {before}"
-            faster[name] = replace(layer, kernel="sparse", reason=reason)
-    return faster
-
-
-def _unfit(layer: nn.Module, why: str | None, call: Call | None) -> str | None:
-    """Why a layer stays as it is, whatever the time it takes."""
-    if why:
-        return why
-    if call is None:
-        return "is not called"
-    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in (call.x, *layer.parameters())):
-        return "is not float32 on the CPU"
-    if has_hooks(layer):
-        return "has hooks"
-    if isinstance(layer, nn.Conv2d) and call.x.dim() != 4:
-        return "gets an image without a batch"
-    return None
-
-
-def _choose_chains(
-    found: list[Chain],
-    modules: dict[str, nn.Module],
-    calls: dict[str, Call],
-    chosen: dict[str, PackedLayer],
-    ends: list[Tensor],
-    dtype: torch.dtype,
-) -> dict[Chain, dict[str, PackedLayer]]:
-    """Those that are faster in one pass than layer by layer, and what becomes of their layers.
-
-    Their x is in the format that they take wherever what makes it can give it so: another of them, or a dense
-    convolution, whose results are `ends`.
-    """
-    fused: dict[Chain, dict[str, PackedLayer]] = {}
-    for chain in found:
-        apart, whole = _apart(chain, modules, chosen, dtype), chain.fused(modules)
-        x = in_one = calls[chain.depthwise].x
-        if any(out is x for out in (*ends, *(calls[other.last].out for other in fused))):
-            in_one = x.contiguous(memory_format=torch.channels_last)
-        times = _medians(lambda: apart(x), lambda: whole(in_one))  # noqa: B023 (called here)
-        if times[1] < times[0]:
-            first, second = chosen[chain.depthwise], chosen[chain.pointwise]
-            inner, outer = (f"separable, {a}".removesuffix(", none") for a in chain.activations(modules))
-            reason = f"measured {times[0] / times[1]:.1f} times as fast"
-            fused[chain] = {
-                first.name: replace(first, kernel=inner, dense=times[0], sparse=times[1], reason=reason),
-                second.name: replace(second, kernel=outer, reason=f"in one pass with {first.name}"),
-            }
-    return fused
-
-
-def _choose_stem(
-    found: Stem,
-    model: Model,
-    layer: PackedLayer,
-    modules: dict[str, nn.Module],
-    calls: dict[str, Call],
-    channels_last: bool,
-) -> tuple[Model, PackedLayer]:
-    """The model with a dense layer in one pass with what is around it, where that is faster."""
-    x, apart, whole = calls[found.first].x, found.apart(modules), found.fused(modules, channels_last)
-    with torch.inference_mode():
-        times = _medians(lambda: apart(x), lambda: whole(x))
-    if times[1] >= times[0]:
-        return model, layer
-    model = _replace(model, modules[layer.name], whole)
-    for name in filter(None, (found.pad, found.activation)):
-        model.set_submodule(name, nn.Identity())
-    kernel, reason = f"stem, {whole.activation}", f"measured {times[0] / times[1]:.1f} times as fast"
-    return model, replace(layer, kernel=kernel.removesuffix(", none"), dense=times[0], sparse=times[1], reason=reason)
-
-
-def _apart(
-    chain: Chain, modules: dict[str, nn.Module], chosen: dict[str, PackedLayer], dtype: torch.dtype
-) -> nn.Module:
-    """The layers of a chain on the kernels chosen for them."""
-    parts = []
-    for name, after in ((chain.depthwise, chain.inner), (chain.pointwise, chain.outer)):
-        kernel = chosen[name].kernel
-        activation = _activation(kernel, modules, after)
-        parts.append(modules[name] if kernel == "dense" else _made(modules[name], kernel, dtype, activation))
-        if after and activation == "none":
-            parts.append(modules[after])
-    return nn.Sequential(*parts)
-
-
-def _is_depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1 and layer.padding_mode == "zeros"
 
 
 def _fold(model: Model, calls: dict[str, Call], follow: dict[str, str], free: set[str]) -> Model:
@@ -382,33 +189,12 @@ def _fold(model: Model, calls: dict[str, Call], follow: dict[str, str], free: se
             continue
         with torch.inference_mode(False), torch.no_grad():
             folded = fuse_conv_bn_eval(conv, norm).requires_grad_(False)
-        model = _replace(_replace(model, conv, folded), norm, nn.Identity())
+        model = replace_layers(model, {conv: folded, norm: nn.Identity()})
         calls[name].out = calls[after].out
         follow.pop(name)
         if after in follow:
             follow[name] = follow.pop(after)
     return model
-
-
-def _replace(model: Model, old: nn.Module, new: nn.Module) -> Model:
-    """`new` in every place of `old`; the model, which may be `old` itself."""
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is old:
-                parent._modules[name] = new
-    return new if model is old else model  # type: ignore[return-value]
-
-
-def _medians(*functions: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of two functions, called in turns: a machine that slows down meanwhile slows both."""
-    times: tuple[list[float], ...] = ([], [])
-    end = time.perf_counter() + BUDGET
-    while len(times[0]) < 6 or (time.perf_counter() < end and len(times[0]) < 200):
-        for function, seconds in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(times[0][1:]), statistics.median(times[1][1:])
 
 
 def _ms(seconds: float) -> str:
