@@ -7,7 +7,8 @@ namespace crest::CREST_ISA {
 namespace {
 
 constexpr int spread_columns = 8;
-constexpr int64_t far_bytes = 8 << 20;  // of x and y, which the second level of cache keeps too little of
+// Of x and y, which caches keep too little of: by AVX-512 what is written, which may come from memory.
+constexpr int64_t far_bytes = register_bytes == 64 ? 1 << 20 : 8 << 20;
 
 // Some rows of an image, and some of its channels.
 template <class T>
@@ -19,7 +20,7 @@ struct Image {
   T* y;
   int64_t first, last;  // channels of y
   int64_t pitch;        // numbers from one pixel of y to the next
-  bool far;             // x comes from beyond the second level of cache, more slowly than it is computed with
+  bool far;             // x or y comes from beyond the second level of cache, more slowly than it is computed with
 
   T* pixel(int64_t i, int64_t j) const { return y + (i * a.out_w + j) * pitch - first; }
 
@@ -72,11 +73,13 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
     const int64_t channel = min(next, image.last - V::width);
     V weight[rows * K], sum[rows * columns];
     // The processor's own prefetcher follows neither so many streams nor what is written. Measured, it is best to ask
-    // by AVX-512 for what the next tile writes, and otherwise for the rows below.
+    // by AVX-512 for what the next tile writes, in the order of memory, and otherwise for the rows below.
     if (image.far && register_bytes == 64) {
-      const T* y = image.pixel(i, j + columns) + channel;
-      unroll<rows * columns>(
-          [&](auto t) CREST_INLINE { __builtin_prefetch(y + (t / columns * a.out_w + t % columns) * image.pitch, 1); });
+      constexpr int64_t line = 64 / sizeof(T);
+      const T* y = image.pixel(i, j + columns) + image.first + (next - image.first) / V::width * columns * line;
+      unroll<rows * columns>([&](auto t) CREST_INLINE {
+        __builtin_prefetch(y + t / columns * a.out_w * image.pitch + t % columns * line, 1);
+      });
     } else if (image.far) {
       const T* x = image.x + ((top + (rows - 1) * S + K) * a.w + left) * c + channel;
       unroll<rows * S>([&](auto p) CREST_INLINE {
