@@ -9,6 +9,7 @@ namespace {
 
 using V = Vec<float>;
 constexpr int64_t most_filters = 128;  // at a time: their sums stay in the second level of cache
+constexpr int64_t filters_ahead = 12;  // of the one whose y is asked for, which may come from memory: a few hundred ns
 
 template <class T>
 inline const float* decode(const T* values, int64_t count, float* to) {
@@ -59,6 +60,12 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
         unroll<size>([&](auto i) CREST_INLINE { sum[i] = w * V::load(in + i * V::width) + sum[i]; });
       }
       const bool done = tile == tiles - 1;
+      if (to_y && done) {
+        constexpr int line = 64 / sizeof(float);
+        const float* next = a.y + min(filter + filters_ahead, a.m - 1) * outputs + at;
+        unroll<(size * V::width + line - 1) / line>([&](auto i)
+                                                        CREST_INLINE { __builtin_prefetch(next + i * line, 0, 2); });
+      }
       if (to_y && done) out = a.y + filter * outputs + at;
       if (done && in_y && a.addend) {
         const float* more = a.addend + (out - a.y);
