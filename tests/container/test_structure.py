@@ -189,6 +189,9 @@ DAMAGED = {
     "a layer in a layer": '{"0.0":["ReLU"]}',
     "the model itself": '{"":["Sequential"]}',
     "a name without an end": '{"0":["Sequential"],"0.":["ReLU"]}',
+    "a name that is no number": '{"0":["Sequential"],"0.forward":["ReLU"]}',
+    "a name twice": '{"4":["ReLU"],"4":["ReLU"]}',
+    "an argument twice": '{"0":["Linear",{"in_features":1,"in_features":1,"out_features":1}]}',
     "beneath what comes later": '{"0.0":["ReLU"],"0":["Sequential"]}',
 }
 

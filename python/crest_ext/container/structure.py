@@ -102,7 +102,8 @@ def _check(made: dict[str, nn.Module], modules: dict[str, nn.Module], file: Read
     known = dict(modules)
     for name, module in made.items():
         parent, _, child = name.rpartition(".")
-        if not child or (name not in known and not (parent in made and isinstance(known.get(parent), nn.Sequential))):
+        new = parent in made and isinstance(known.get(parent), nn.Sequential) and child.isdecimal()
+        if not name or (name not in known and not new):
             raise ValueError(f"{path}: metadata {KEY!r}: names must be of layers of the model, got {name!r}")
         known[name] = module
         for key, shape in _shapes(module).items():
@@ -140,12 +141,19 @@ def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def _made(text: str, where: str) -> dict[str, nn.Module]:
     """Modules without memory."""
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_object)
         if not isinstance(found, dict):
             raise TypeError(f"it must be an object, got {type(found).__name__}")
         return {name: _module(*entry) for name, entry in found.items()}
     except (TypeError, ValueError, RuntimeError, KeyError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"{where} must describe layers: {type(error).__name__}: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("names must differ")
+    return found
 
 
 def _module(kind: str, given: dict[str, Any] | None = None) -> nn.Module:
