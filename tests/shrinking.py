@@ -15,11 +15,13 @@ from crest_ext.container import load_model, save_model
 from crest_ext.nn import ZeroConv2d
 from crest_ext.rewrite.shrink import ShrunkLayer
 
+CUT = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+
 
 def settle(model: nn.Module) -> nn.Module:
     """Biases, and BatchNorm statistics as if it had been trained."""
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and module.bias is not None:
+        if isinstance(module, CUT) and module.bias is not None:
             nn.init.normal_(module.bias)
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.normal_(module.running_mean)
@@ -29,11 +31,18 @@ def settle(model: nn.Module) -> nn.Module:
     return model
 
 
+def by_outputs(layer: Any) -> Tensor:
+    """Its weight, with outputs along the first dimension and inputs along the second."""
+    weight: Tensor = layer.weight
+    return weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
+
+
 def zero_(layer: Any, outs: Any = (), ins: Any = (), bias: float | None = None) -> None:
     """Drop outputs and inputs of a layer, and give the dropped outputs this bias."""
     with torch.no_grad():
-        layer.weight[list(outs)] = 0
-        layer.weight[:, list(ins)] = 0
+        weight = by_outputs(layer)
+        weight[list(outs)] = 0
+        weight[:, list(ins)] = 0
         if bias is not None:
             layer.bias[list(outs)] = bias
 
@@ -71,7 +80,7 @@ def check(model: nn.Module, x: Any, **options: Any) -> tuple[nn.Module, dict[str
     expected = run(model, x)
     torch.testing.assert_close(run(small, x), expected, rtol=0, atol=1e-5 * max(1.0, expected.abs().max().item()))
     assert sum(p.numel() for p in small.parameters()) <= sum(p.numel() for p in model.parameters()) + sum(
-        len(m.weight) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)) and m.bias is None
+        len(by_outputs(m)) for m in model.modules() if isinstance(m, CUT) and m.bias is None
     )
     if not layers_alone(model):
         again = read_again(small, model)
@@ -85,10 +94,13 @@ def check(model: nn.Module, x: Any, **options: Any) -> tuple[nn.Module, dict[str
         fresh = copy.deepcopy(layer)
         if isinstance(layer, nn.Linear):
             fresh = nn.Linear(layer.in_features, layer.out_features)
+        elif type(layer) is nn.ConvTranspose2d:
+            sizes: Any = layer.in_channels, layer.out_channels, layer.kernel_size
+            fresh = nn.ConvTranspose2d(*sizes, groups=layer.groups)
         elif type(layer) is nn.Conv2d:
             fresh = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, groups=layer.groups)  # type: ignore[arg-type]
         assert row.note or row.before != row.after
-        if not isinstance(layer, (nn.Linear, nn.Conv2d)):
+        if not isinstance(layer, CUT):
             assert row.before == row.after
             continue
         assert tuple(fresh.weight.shape) == tuple(layer.weight.shape) == row.after

@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 from crest_ext import shrink
 from crest_ext.models import create_model
 from crest_ext.nn import mask_
-from shrinking import check, conv_bn, run, settle, shapes, zero_
+from shrinking import CUT, by_outputs, check, conv_bn, run, settle, shapes, zero_
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -80,8 +80,8 @@ def test_rows_of_other_kinds() -> None:
         "": "is a Kinds",
         "embedding": "is a Embedding",
         "conv1d": "is a ParametrizedConv1d",
-        "conv": "6 of 6 outputs stay: they go through conv_transpose2d",
-        "up": "is a ConvTranspose2d",
+        "conv": "2 of 6 outputs stay: a ConvTranspose2d follows their constant",
+        "up": "4 of 4 outputs stay: they go through group_norm",
         "attention": "is a MultiheadAttention",
         "attention.out_proj": "is a NonDynamicallyQuantizableLinear",
         "lstm": "is a LSTM",
@@ -146,6 +146,46 @@ def test_devices(device: str) -> None:
     assert {t.device.type for t in tensors} == {device}
 
 
+class UNet(nn.Module):
+    """Down, up again, and what was there before beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.down = conv_bn(3, 8, padding=1), conv_bn(8, 12, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(12, 6, 3, 2, 1, output_padding=1)
+        self.last = nn.Conv2d(14, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y: Tensor = self.last(torch.cat([self.up(self.down(x)), x], 1))
+        return y
+
+
+def test_transposed_convolutions() -> None:
+    model: Any = settle(UNet()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    zero_(model.down[0], outs=range(3))
+    model.down[1].bias.data[:3] = -100  # ReLU makes it 0
+    model.down[1].running_mean[3] = 0
+    zero_(model.down[0], outs=[3])
+    model.down[1].bias.data[3] = 1  # a constant, but not 0
+    zero_(model.up, ins=[4, 5], outs=[0])
+    zero_(model.last, ins=[1, 2, 13])
+    optimizer = torch.optim.Adam(model.parameters())
+    model(x).sum().backward()
+    optimizer.step()
+    for layer, ins, outs in ((model.up, [4, 5], [0]), (model.last, [1, 2, 13], []), (model.down[0], [], range(4))):
+        zero_(layer, ins=ins, outs=outs)
+    _, report = check(model, x, optimizer=optimizer)
+    assert shapes(report) == {"first.0": (8, 3), "down.0": (7, 8), "up": (7, 3), "last": (2, 11)}
+    assert report["down.0"].note == "1 of 12 outputs stay: a ConvTranspose2d follows their constant"
+    for parameter in optimizer.param_groups[0]["params"]:
+        assert optimizer.state[parameter]["exp_avg"].shape == parameter.shape
+    model.up = nn.ConvTranspose2d(12, 6, 3, 2, 1, output_padding=1, groups=2)
+    assert check(model, x)[1]["up"].note == "is a ConvTranspose2d"
+    assert check(settle(UNet()), x, ignored_layers="up")[1]["up"].note == "is ignored"
+
+
 class RandomNet(nn.Module):
     """Layers drawn one after the other, on 8x8 images."""
 
@@ -160,6 +200,9 @@ class RandomNet(nn.Module):
                 channels = 4 * size
             elif kind == "grouped":
                 step = nn.Conv2d(channels, 4 * size, 3, padding=1, groups=2)
+                channels = 4 * size
+            elif kind == "turned":
+                step = nn.ConvTranspose2d(channels, 4 * size, 3, padding=1, bias=size > 1)
                 channels = 4 * size
             elif kind == "depthwise":
                 step = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
@@ -184,7 +227,7 @@ class RandomNet(nn.Module):
         return self.head(F.max_pool2d(x, 2))
 
 
-KINDS = ("conv", "valid", "grouped", "depthwise", "residual", "cat", "norm", "activation")
+KINDS = ("conv", "valid", "grouped", "turned", "depthwise", "residual", "cat", "norm", "activation")
 
 
 @settings(max_examples=30, deadline=None)
@@ -205,15 +248,17 @@ def test_random_zeros_in_random_networks(
     model.eval()(x)  # its last layer takes its size from the input
     settle(model)
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            zero_(module, outs=torch.rand(len(module.weight)).lt(0.4).nonzero()[:, 0].tolist())
-            zero_(module, ins=torch.rand(module.weight.shape[1]).lt(0.3).nonzero()[:, 0].tolist())
+        if isinstance(module, CUT):
+            outs, ins = by_outputs(module).shape[:2]
+            zero_(module, outs=torch.rand(outs).lt(0.4).nonzero()[:, 0].tolist())
+            zero_(module, ins=torch.rand(ins).lt(0.3).nonzero()[:, 0].tolist())
             if module.bias is not None:
                 module.bias.data *= torch.rand(len(module.bias)) < 0.5
     _, report = check(model, x, round_to=round_to, depth=depth)
     if round_to:
-        left = [row for row in report.values() if row.after]
-        assert all(row.after[0] % round_to == 0 or row.after[0] == row.before[0] for row in left)
+        turned = {name for name, m in model.named_modules() if isinstance(m, nn.ConvTranspose2d)}
+        outs = [(row.before[at], row.after[at]) for row in report.values() if row.after for at in [row.name in turned]]
+        assert all(after in (before, after // round_to * round_to) for before, after in outs)
 
 
 def test_copies_pickles_and_keeps_names() -> None:

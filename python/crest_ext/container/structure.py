@@ -18,8 +18,8 @@ from crest_ext.nn.replace import replace_layers
 from crest_ext.ops.depthwise_conv2d import is_channels_last
 
 KEY = "layers"  # of the metadata
-SIDES = ("kernel_size", "stride", "padding", "dilation")
-CONV = (*SIDES, "bias")
+SIDES = ("kernel_size", "stride", "padding", "dilation", "output_padding")
+CONV = ("kernel_size", "stride", "padding", "dilation", "bias")
 NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -30,6 +30,7 @@ KINDS: dict[type[nn.Module], tuple[str, ...]] = {
     DepthwiseConv2d: ("channels", *CONV, "multiplier", "activation"),
     ZeroConv2d: ("channels", "kernel_size", "stride", "dilation", "pads"),
     nn.Conv2d: ("in_channels", "out_channels", *CONV, "groups", "padding_mode"),
+    nn.ConvTranspose2d: ("in_channels", "out_channels", *CONV, "output_padding", "padding_mode"),
     nn.Linear: ("in_features", "out_features", "bias"),
     nn.PReLU: ("num_parameters",),
     nn.Sequential: (),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class Use:
     """The one call of a layer; n outputs, c inputs, g groups."""
 
-    layer: nn.Linear | nn.Conv2d
+    layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d
     groups: int
     ins: Tensor  # (c,); ids
     outs: Tensor  # (n,); ids

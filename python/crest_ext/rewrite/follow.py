@@ -29,7 +29,7 @@ UNARY = {
     "tanh", "to",
 }
 # fmt: on
-LAYERS = {"linear", "conv2d", "depthwise_conv2d"}
+LAYERS = {"linear", "conv2d", "conv_transpose2d", "depthwise_conv2d"}
 BINARY = {"add", "div", "maximum", "minimum", "mul", "sub"}
 POOLS = {f"{kind}_pool{d}d": d for kind in ("max", "avg", "adaptive_avg") for d in (1, 2, 3)}  # over d dimensions
 POOLS |= {"upsample_nearest2d": 2, "upsample_bilinear2d": 2}
@@ -263,10 +263,12 @@ class _Walk:
     def layer(self, name: str, node: Node) -> Axis | None:
         x, weight, bias, *options = [*node.args, None][: max(len(node.args), 3)]
         layer = self.owner(node, weight=weight, bias=bias)
-        groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+        groups = layer.groups if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)) else 1
+        turned = isinstance(layer, nn.ConvTranspose2d)
         if (
-            not isinstance(layer, (nn.Linear, nn.Conv2d))
+            not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
             or not isinstance(x, Node)
+            or (turned and groups > 1)
             or (name == "conv2d" and options[3:] not in ([], [groups]))
         ):
             return None
@@ -280,10 +282,12 @@ class _Walk:
             padding = [k - 1 for k in layer.kernel_size] if padding == "same" else 0  # type: ignore[union-attr]
         lo, hi = _range(self.values[x], dim)
         foldable = axis.known & hi.isfinite()
-        if any(pytree.tree_leaves(padding)):
-            self.channels.keep(axis.ids[foldable & (lo != 0)], "padding follows their constant")
+        if turned or any(pytree.tree_leaves(padding)):  # not all pixels meet as many taps
+            why = f"{'a ConvTranspose2d' if turned else 'padding'} follows their constant"
+            self.channels.keep(axis.ids[foldable & (lo != 0)], why)
             foldable &= (lo == 0) & (hi == 0)
         w = layer.weight.detach().cpu()
+        w = w.transpose(0, 1) if turned else w
         nonzero = (w.flatten(2) != 0).any(2) if w.dim() > 2 else w != 0
         nonzero = nonzero.view(groups, len(w) // groups, -1)
         constant = ~(nonzero & ~foldable.view(groups, 1, -1)).any(2).flatten()
@@ -340,7 +344,8 @@ class _Walk:
         if owner in self.channels.reasons:
             self.pin(node.all_input_nodes, f"{self.names[owner]} reads them, which {self.channels.reasons[owner]}")
             return None
-        return owner if type(owner) in (nn.Linear, nn.Conv2d, DepthwiseConv2d, nn.PReLU, *NORMS) else None
+        kinds = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, DepthwiseConv2d, nn.PReLU, *NORMS)
+        return owner if type(owner) in kinds else None
 
     def pin(self, nodes: Iterable[Node], why: str) -> None:
         for node in nodes:

@@ -21,6 +21,8 @@ def narrow(use: Use, live: Tensor) -> dict[str, Take]:
     columns = columns.repeat_interleave(len(rows) // len(columns), 0) if len(columns) > 1 else columns
 
     def take_weight(t: Tensor) -> Tensor:
+        if isinstance(layer, nn.ConvTranspose2d):  # (inputs, outputs, kh, kw)
+            return t[columns.t().to(t.device), rows.t().to(t.device)]
         return t[rows.to(t.device), columns.to(t.device)]
 
     def take(t: Tensor) -> Tensor:

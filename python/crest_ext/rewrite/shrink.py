@@ -33,7 +33,7 @@ BY_CHANNEL = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU)
 
 @dataclass(frozen=True)
 class ShrunkLayer:
-    """What was made of one layer: a Linear or Conv2d, or another with parameters, which is left as it is.
+    """What was made of one layer: a Linear, a convolution, or another with parameters, which is left as it is.
 
     Norms and PReLU are none of these: what they have is a number or two for each channel of a layer.
     """
@@ -100,14 +100,14 @@ def shrink(
 ) -> Model | tuple[Model, ShrinkReport]:
     """A copy without the channels and neurons that do nothing: in evaluation it computes the same.
 
-    An output of a Linear or Conv2d goes where nothing reads it, all weights for it being zero; and where it is the
-    same whatever the input (a zero filter, through BatchNorm with its running statistics, activations, pooling) and
-    can be folded into the biases of what reads it: where it is zero, or no zero padding lies between. What this
-    leaves unread goes as well. Followed are sums, products, concatenations, grouped and depthwise convolutions (groups
-    stay equal), flattening, moved dimensions, and zeros that are put before and behind the channels, which stay. Other
-    operations, and channels that the model's code names by number (slices, x.view(-1, 400)), keep all theirs. The
-    classes of the modules and the names in the state_dict stay, but for a bias where one was needed to fold into;
-    masked layers come out plain, as from `materialize`.
+    An output of a Linear, Conv2d or ConvTranspose2d (without groups) goes where nothing reads it, all weights for it
+    being zero; and where it is the same whatever the input (a zero filter, through BatchNorm with its running
+    statistics, activations, pooling) and can be folded into the biases of what reads it: where it is zero, or no zero
+    padding lies between, nor a ConvTranspose2d. What this leaves unread goes as well. Followed are sums, products,
+    concatenations, grouped and depthwise convolutions (groups stay equal), flattening, moved dimensions, and zeros that
+    are put before and behind the channels, which stay. Other operations, and channels that the model's code names by
+    number (slices, x.view(-1, 400)), keep all theirs. The classes of the modules and the names in the state_dict stay,
+    but for a bias where one was needed to fold into; masked layers come out plain, as from `materialize`.
 
     Branches that the model's code takes in training only (auxiliary heads) are followed as well where they have layers
     of their own, and are cut with what they read. Where torch.export cannot trace the model in training, as it needs
@@ -151,7 +151,8 @@ def shrink(
         raise ValueError(f"shrink: round_to must be an int of at least 1, got {round_to}")
     ignored_layers = (ignored_layers,) if isinstance(ignored_layers, str) else ignored_layers
     small = materialize(model)
-    found = list(layers(small))
+    found: list[tuple[str, nn.Module, str | None]] = list(layers(small))
+    found += [(name, m, None) for name, m in small.named_modules() if type(m) is nn.ConvTranspose2d]
     barred: dict[nn.Module, str] = {
         layer: reason for _, layer, reason in found if reason is not None and type(layer) is not DepthwiseConv2d
     }
@@ -221,10 +222,9 @@ def _in_turn(first: dict[str, Take], then: dict[str, Take]) -> dict[str, Take]:
 def _note(channels: Channels, live: Tensor, layer: nn.Module, unchanged: bool) -> str:
     """Why outputs of a layer stay that could have gone, or all of them."""
     use = channels.uses.get(layer)
-    if use is None and not isinstance(layer, (nn.Linear, nn.Conv2d)):
-        return f"is a {type(layer).__name__}"
     if use is None:
-        return channels.reasons.get(layer, "is not run, or not by itself")
+        plain = isinstance(layer, (nn.Linear, nn.Conv2d))
+        return channels.reasons.get(layer, "is not run, or not by itself" if plain else f"is a {type(layer).__name__}")
     why = Counter[str]()
     for i, constant in zip(use.outs.tolist(), use.constant.tolist(), strict=True):
         if live[i] and (i in channels.kept or (i in channels.pinned and (constant or unchanged))):
