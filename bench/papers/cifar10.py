@@ -27,18 +27,18 @@ MARGIN = 4  # pixels by which an image is shifted at most
 def parser(description: str | None) -> argparse.ArgumentParser:
     folder = Path(os.environ.get("CREST_DATA") or ".")
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--data", type=Path, default=folder, help="CIFAR-10's binary version; default $CREST_DATA")
+    made.add_argument("--data", type=Path, default=folder, help="the official files of the images; default $CREST_DATA")
     made.add_argument("--weights", type=Path, default=folder / "weights" / "resnet20.safetensors")
     made.add_argument("--work", type=Path, default=Path("build/papers"), help="where runs are kept")
     return made
 
 
-def start(args: argparse.Namespace) -> data.Dataset:
-    """One thread, a folder for the runs, and the images as bytes."""
+def start(args: argparse.Namespace, load: Callable[[Path], data.Dataset] = data.cifar10_bytes) -> data.Dataset:
+    """One thread, a folder for the runs, and the images."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     args.work.mkdir(parents=True, exist_ok=True)
-    return data.cifar10_bytes(args.data)
+    return load(args.data)
 
 
 def by_seeds(
@@ -46,12 +46,13 @@ def by_seeds(
     script: str,
     run: Callable[[argparse.Namespace, data.Dataset, int], Any],
     section: Callable[[list[Any], str], dict[str, object]],
+    load: Callable[[Path], data.Dataset] = data.cifar10_bytes,
 ) -> None:
     """All of a script: a run for each of --seeds, and the table of them in results/script.json."""
     made = parser(description)
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = made.parse_args()
-    images = start(args)
+    images = start(args, load)
     runs = [run(args, images, seed) for seed in args.seeds]
     command = f"PYTHONPATH=bench python bench/papers/{script}.py --seeds {' '.join(map(str, args.seeds))}"
     RESULTS.mkdir(exist_ok=True)

@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import cifar10
 import torch
@@ -112,7 +111,12 @@ def run(args: argparse.Namespace, digits: data.Dataset, seed: int, tau: float, s
     return result
 
 
-def section(runs: list[Run], command: str) -> dict[str, object]:
+def run_all(args: argparse.Namespace, digits: data.Dataset, seed: int) -> list[Run]:
+    return [run(args, digits, seed, *penalty) for penalty in PENALTIES]
+
+
+def section(of_seeds: list[list[Run]], command: str) -> dict[str, object]:
+    runs = [run for runs in of_seeds for run in runs]
     columns = [
         *("", "seed", "test error %, dense", "parameters, factorized", "multiply-adds, M", "test error %, at once"),
         *(f"after {TUNING_EPOCHS} epochs more", "parameters over plain's", "points", "faster", "minutes"),
@@ -140,20 +144,5 @@ def section(runs: list[Run], command: str) -> dict[str, object]:
     return {"title": title, "command": command, "columns": columns, "rows": rows, "notes": notes, "headlines": []}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/papers"), help="where runs are kept")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    args.work.mkdir(parents=True, exist_ok=True)
-    digits = data.load("mnist")
-    runs = [run(args, digits, seed, *penalty) for seed in args.seeds for penalty in PENALTIES]
-    command = f"PYTHONPATH=bench python bench/papers/low_rank_dec3.py --seeds {' '.join(map(str, args.seeds))}"
-    cifar10.RESULTS.mkdir(exist_ok=True)
-    (cifar10.RESULTS / "low_rank_dec3.json").write_text(json.dumps([section(runs, command)], indent=1) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    cifar10.by_seeds(__doc__, "low_rank_dec3", run_all, section, data.mnist)

@@ -75,10 +75,9 @@ void tile(const Image<T>& image, int64_t i, int64_t j) {
     // The processor's own prefetcher follows neither so many streams nor what is written. Measured, it is best to ask
     // by AVX-512 for what the next tile writes, in the order of memory, and otherwise for the rows below.
     if (image.far && register_bytes == 64) {
-      constexpr int64_t line = 64 / sizeof(T);
-      const T* y = image.pixel(i, j + columns) + image.first + (next - image.first) / V::width * columns * line;
+      const T* y = image.pixel(i, j + columns) + image.first + (next - image.first) * columns;
       unroll<rows * columns>([&](auto t) CREST_INLINE {
-        __builtin_prefetch(y + t / columns * a.out_w * image.pitch + t % columns * line, 1);
+        __builtin_prefetch(y + t / columns * a.out_w * image.pitch + t % columns * V::width, 1);
       });
     } else if (image.far) {
       const T* x = image.x + ((top + (rows - 1) * S + K) * a.w + left) * c + channel;

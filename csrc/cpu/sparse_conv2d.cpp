@@ -65,8 +65,8 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
         const float* next = a.y + min(filter + filters_ahead, a.m - 1) * outputs + at;
         unroll<(size * V::width + line - 1) / line>([&](auto i)
                                                         CREST_INLINE { __builtin_prefetch(next + i * line, 0, 2); });
+        out = a.y + filter * outputs + at;
       }
-      if (to_y && done) out = a.y + filter * outputs + at;
       if (done && in_y && a.addend) {
         const float* more = a.addend + (out - a.y);
         unroll<size - 1>([&](auto i) CREST_INLINE { sum[i] = sum[i] + V::load(more + i * V::width); });

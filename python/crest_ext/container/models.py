@@ -40,10 +40,8 @@ def save_model(
     masks = masks_in(state)
     names = {group[0] for group in _tied(state, masks)}.difference(masks.values())
     if of is not None:
-        if KEY in (metadata or {}):
-            raise ValueError(
-                f"save_model: with `of`, metadata must not have {KEY!r}, got {dict(metadata or {})[KEY]!r}"
-            )
+        if metadata and KEY in metadata:
+            raise ValueError(f"save_model: with `of`, metadata must not have {KEY!r}, got {metadata[KEY]!r}")
         metadata = {**(metadata or {}), KEY: describe(model, of)}
     save_file({n: _effective(state[n], state[masks[n]]) if n in masks else state[n] for n in names}, path, metadata)
 

@@ -67,11 +67,12 @@ def rebuilt(model: nn.Module, file: Reader, path: StrPath) -> Iterator[None]:
     Raises:
         ValueError: the description is damaged, or not of such a model and the file's tensors.
     """
-    text, undo = file.metadata().get(KEY), list[Callable[[], object]]()
-    made = _made(text, f"{path}: metadata {KEY!r}") if text else {}
-    modules = dict(model.named_modules())
+    if (text := file.metadata().get(KEY)) is None:
+        yield
+        return
+    made, modules = _made(text, f"{path}: metadata {KEY!r}"), dict(model.named_modules())
     _check(made, modules, file, path)
-    likes = dict[str, Tensor]()
+    likes, undo = dict[str, Tensor](), list[Callable[[], object]]()
     try:
         for name, module in made.items():
             parent, _, child = name.rpartition(".")
