@@ -38,7 +38,9 @@ inline void add(const float* from, const float* addend, bool with_relu, float* t
 }
 
 // A register to where there is room up to `end`. What it writes too much is written again, from left to right.
-inline void put(V v, float* to, const float* end) { store_first(v, to, static_cast<int>(min(end - to, lanes))); }
+inline void put(V v, float* to, const float* end) {
+  end - to >= lanes ? v.store(to) : store_first(v, to, static_cast<int>(end - to));
+}
 
 // Every `stride`-th of x's numbers, of which there are so many from here on.
 inline void copy_apart(const float* x, int64_t there, int64_t stride, float* to, int64_t count, const float* end) {
@@ -47,7 +49,7 @@ inline void copy_apart(const float* x, int64_t there, int64_t stride, float* to,
     return;
   }
   const auto some = [&](int64_t at) {
-    return load_first<V>(x + at, static_cast<int>(min(max(there - at, int64_t{0}), lanes)));
+    return there - at >= lanes ? V::load(x + at) : load_first<V>(x + at, static_cast<int>(max(there - at, int64_t{0})));
   };
   for (int64_t j = 0; j < count; j += lanes)
     put(reorder(every_other<0>(some(2 * j), some(2 * j + lanes))), to + j, end);
