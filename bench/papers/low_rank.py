@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cifar10
 import torch
-from cifar10 import BATCH, EPOCH, Crops, InBfloat16, standardized
+from cifar10 import BATCH, EPOCH, Crops, InBfloat16
 from safetensors.torch import load_file
 from taught import Taught, distance, taught_by
 from torch import nn
@@ -27,7 +28,7 @@ from crest_ext import LowRank, LowRankConfig, data, factorize, recalibrate, trai
 from crest_ext.models import create_model, multiply_adds
 
 LR, MOMENTUM, WEIGHT_DECAY, INTERVAL = 0.02, 0.9, 1e-4, 10
-RECALIBRATED = 2000  # training images for the statistics of BatchNorm
+RECALIBRATED = 16  # batches for the statistics of BatchNorm
 WHERE, ENERGY = "layer3*", 0.99
 TUNING_RATE, TUNING_DECAY = 0.05, 5e-4
 
@@ -78,8 +79,8 @@ def run(tau: float, epochs: int, tuning: int, images: data.Dataset, weights: Pat
 
     pressed, seconds = cifar10.pressed(done.with_suffix(".pressed"), pressing)
     model.load_state_dict(pressed)
-    test, some = cifar10.test_images(images), standardized(images.train.x[:RECALIBRATED])
-    small = recalibrate(factorize(model, energy=ENERGY), some.split(500))
+    test, crops = cifar10.test_images(images), [x for x, _ in islice(Crops(images.train, 1), RECALIBRATED)]
+    small = recalibrate(factorize(model, energy=ENERGY), crops)
     found = 1 - train.evaluate(small, test)
     print(f"tau {tau:g}: {train.count(small)[1]:,} parameters, accuracy {found:.2%}", flush=True)
     how = tuning, TUNING_RATE, TUNING_DECAY, 0, done.with_suffix(".pt")
@@ -89,7 +90,7 @@ def run(tau: float, epochs: int, tuning: int, images: data.Dataset, weights: Pat
         1 - train.evaluate(model, test),
         train.count(model)[1],
         train.count(small)[1],
-        sum(multiply_adds(small, some[:1]).values()),
+        sum(multiply_adds(small, crops[0][:1]).values()),
         found,
         1 - train.evaluate(small, test),
         seconds / 60,
@@ -122,7 +123,7 @@ def section(runs: list[Run], epochs: int, tuning: int, command: str) -> dict[str
         f"{trained} along a cosine, momentum {MOMENTUM}, weight decay {WEIGHT_DECAY}, {cifar10.PRECISION}; one seed.",
         f"By the given network's outputs for the same crops, not by labels. tau is of {WHERE}, a proximal step every",
         f"{INTERVAL} steps; factorised at {ENERGY:g} of the energy of the squared singular values. After that",
-        f"BatchNorm's statistics are taken anew on {RECALIBRATED:,} training images; the epochs more are with lr",
+        f"BatchNorm's statistics are taken anew on {RECALIBRATED} batches of crops; the epochs more are with lr",
         f"{TUNING_RATE} to 0 and weight decay {TUNING_DECAY}, and no tau. Points: of accuracy after them, over tau 0.",
         "tau was chosen by the parameters that are left. The paper has no ResNet-20.",
     ]

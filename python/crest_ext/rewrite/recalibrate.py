@@ -19,6 +19,9 @@ Model = TypeVar("Model", bound=nn.Module)
 def recalibrate(model: Model, batches: Iterable[Any]) -> Model:
     """A copy whose BatchNorm statistics are the averages over these batches, each counting the same.
 
+    They are to be as in training, augmented the same way: where crops have borders of zeros, images without them have
+    other statistics, which cost accuracy even if the model is as it was trained.
+
     Everything but the BatchNorm layers runs as in evaluation. Each layer's batches have gone through the BatchNorm
     layers before it as in training, normalised by themselves.
 
