@@ -10,6 +10,7 @@ namespace crest {
 namespace {
 
 constexpr const char* op = "packed_sequential";
+constexpr int64_t max_pool = 2;  // a layer's kind
 
 Ints sizes_of(const Images& x) {
   const auto* planes = std::get_if<SparsePlanes>(&x);
@@ -22,6 +23,7 @@ class Steps {
   Steps(const std::vector<Tensor>& tensors, const Ints& numbers) : tensors_(tensors), numbers_(numbers) {}
 
   bool left() const { return number_ < numbers_.size(); }
+  bool next_is(int64_t kind) const { return left() && numbers_[number_] == kind; }
   int64_t number() { return *take(1); }
   Ints numbers(size_t count) {
     const int64_t* list = take(count);
@@ -51,7 +53,7 @@ class Steps {
   }
   std::optional<Images> addend() {
     if (!number()) return std::nullopt;
-    Images top = kept();
+    std::optional<Images> top(std::move(kept()));
     kept_.pop_back();
     return top;
   }
@@ -86,9 +88,18 @@ struct Where {
   }
 };
 
-Images convolution(const Images& x, SparseConv2dCall call, const std::optional<Images>& addend) {
+Window window(Steps& steps) {
+  return {steps.numbers(2), steps.numbers(2), steps.numbers(2), steps.numbers(2), steps.number() != 0};
+}
+
+Images convolution(const Images& x, SparseConv2dCall call, Steps& steps) {
+  const auto addend = steps.addend();
   if (addend) call.check_addend(like_of(x), like_of(*addend), sizes_of(*addend));
   if (auto planes = SparsePlanes::convolved(x, call, addend ? &*addend : nullptr)) return *std::move(planes);
+  if (!addend && steps.next_is(max_pool) && call.a.kh * call.a.kw > 1 && !like_of(x).is_cuda()) {
+    steps.number();
+    return run_pooled_sparse_conv2d(tensor_of(x), std::move(call), window(steps));
+  }
   return run_sparse_conv2d(tensor_of(x), std::move(call), addend ? std::optional(tensor_of(*addend)) : std::nullopt);
 }
 
@@ -99,6 +110,11 @@ Images layer(const Images& given, Steps& steps) {
     case 0:
       if (const auto* planes = std::get_if<SparsePlanes>(&given)) return planes->relu();
       return aten::relu(std::get<Tensor>(given));
+    case max_pool: {
+      const Window by = window(steps);
+      if (const auto* planes = std::get_if<SparsePlanes>(&given)) return planes->max_pool2d(by);
+      return max_pool2d(std::get<Tensor>(given), by.kernel, by.stride, by.padding, by.dilation, by.ceil_mode);
+    }
     case 4: {
       const Ints shape = steps.numbers(4), stride = steps.numbers(2), padding = steps.numbers(2),
                  dilation = steps.numbers(2);
@@ -110,7 +126,7 @@ Images layer(const Images& given, Steps& steps) {
       CREST_CHECK(sizes.size() == 4, "sparse_conv2d: x must have 4 dimensions, got ", List{sizes});
       SparseConv2dCall call(like_of(given), sizes, values, columns, starts, shape, bias, stride, padding, dilation,
                             groups, activation);
-      return convolution(given, std::move(call), steps.addend());
+      return convolution(given, std::move(call), steps);
     }
     case 8: steps.keep(given); return given;
     case 9: {
@@ -129,11 +145,6 @@ Images layer(const Images& given, Steps& steps) {
     case 1: {
       const Ints dims = steps.numbers(2);
       return torch::stable::flatten(x, dims[0], dims[1]);
-    }
-    case 2: {
-      const Ints window = steps.numbers(9);
-      const auto two = [&](int at) { return Ints(window.begin() + at, window.begin() + at + 2); };
-      return max_pool2d(x, two(0), two(2), two(4), two(6), window[8]);
     }
     case 3: {
       const Ints size = steps.numbers(2);

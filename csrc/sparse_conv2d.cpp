@@ -148,12 +148,26 @@ int64_t images_at_once(SparseConv2d a) {
   return std::max<int64_t>(1, cached_numbers / room_for_planes(a, p));
 }
 
-void run_on_cpu(const SparseConv2d& a, const ConvPlanes& p, float* planes) {
-  if (p.in_place) return multiply_planes(a, p, a.x, a.y, nullptr);
+// f(a of some images, their planes, room for these) for as many images at a time as stay in cache.
+template <class F>
+void for_images(SparseConv2d a, const F& f) {
+  for (int64_t left = a.n, most = images_at_once(a); left; left -= a.n) {
+    a.n = std::min(left, most);
+    ConvPlanes p;
+    CREST_KERNEL(sparse_conv2d_plan)(a, p);
+    Scratch scratch(room_for_planes(a, p));
+    f(a, p, scratch.data());
+    const int64_t done = a.n * a.m * a.oh * a.ow;
+    a.x += a.n * a.c * a.h * a.w, a.y += a.y ? done : 0, a.addend += a.addend ? done : 0;
+  }
+}
+
+// Makes planes of the sums of some images, unless these go to y.
+float* make_sums(const SparseConv2d& a, const ConvPlanes& p, float* planes) {
   float* y = planes + a.c * p.phases[0] * p.phases[1] * p.x_plane;
   pack_planes(a, p, planes);
   multiply_planes(a, p, planes, y, nullptr);
-  if (!p.to_y) unpack_planes(a, p, y);
+  return y;
 }
 
 void on_cpu(SparseConv2d a, const Tensor&) {
@@ -163,15 +177,11 @@ void on_cpu(SparseConv2d a, const Tensor&) {
   }
   ConvPlanes p;
   CREST_KERNEL(sparse_conv2d_plan)(a, p);
-  if (p.in_place) return run_on_cpu(a, p, nullptr);
-  for (int64_t left = a.n, most = images_at_once(a); left; left -= a.n) {
-    a.n = std::min(left, most);
-    CREST_KERNEL(sparse_conv2d_plan)(a, p);
-    Scratch scratch(room_for_planes(a, p));
-    run_on_cpu(a, p, scratch.data());
-    const int64_t done = a.n * a.m * a.oh * a.ow;
-    a.x += a.n * a.c * a.h * a.w, a.y += done, a.addend += a.addend ? done : 0;
-  }
+  if (p.in_place) return multiply_planes(a, p, a.x, a.y, nullptr);
+  for_images(a, [&](const SparseConv2d& some, const ConvPlanes& p, float* planes) {
+    const float* y = make_sums(some, p, planes);
+    if (!p.to_y) unpack_planes(some, p, y);
+  });
 }
 
 void run(const SparseConv2d& a, const Tensor& x) {
@@ -180,6 +190,34 @@ void run(const SparseConv2d& a, const Tensor& x) {
 #endif
   on_cpu(a, x);
 }
+
+}  // namespace
+
+Tensor run_pooled_sparse_conv2d(const Tensor& x, SparseConv2dCall call, const Window& window) {
+  SparseConv2d& a = call.a;
+  MaxPool2d pool = check_max_pool2d(x, {a.n, a.m, a.oh, a.ow}, window);
+  Tensor y = aten::empty(x, {a.n, a.m, pool.out_h, pool.out_w});
+  if (y.numel() == 0) return y;
+  const Tensor in = in_format(x, false);
+  a.x = in.const_data_ptr<float>(), pool.y = y.mutable_data_ptr<float>();
+  for_images(a, [&](SparseConv2d some, const ConvPlanes& p, float* planes) {
+    const float* sums = make_sums(some, p, planes);
+    Scratch unpacked(p.neighbours ? 0 : some.n * some.m * some.oh * some.ow);
+    MaxPool2d part = pool;
+    part.planes = some.n * some.m;
+    if (p.neighbours) {
+      part.x = sums, part.x_row = p.qw, part.x_plane = p.y_plane, part.x_image = p.qh * p.qw;
+    } else {
+      part.x = some.y = unpacked.data();
+      unpack_planes(some, p, sums);
+    }
+    max_pool2d_on_cpu(part);
+    pool.y += part.planes * pool.out_h * pool.out_w;
+  });
+  return y;
+}
+
+namespace {
 
 STABLE_TORCH_LIBRARY_IMPL(crest, CPU, m) { m.impl(op, TORCH_BOX(&sparse_conv2d)); }
 

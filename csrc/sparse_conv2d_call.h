@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "conv_host.h"
+#include "max_pool2d_call.h"
 #include "sparse_conv2d.h"
 #include "text.h"
 
@@ -27,6 +28,8 @@ class SparseConv2dCall {
 };
 
 Tensor run_sparse_conv2d(const Tensor& x, SparseConv2dCall call, const std::optional<Tensor>& addend);
+// max_pool2d of the result, on the CPU and of a kernel of more than 1x1: windows look into the planes of its sums.
+Tensor run_pooled_sparse_conv2d(const Tensor& x, SparseConv2dCall call, const Window& window);
 
 // On torch's threads: planes of x, filters times these, with `kept` as in ConvProduct, and y of planes.
 void pack_planes(const SparseConv2d& a, const ConvPlanes& p, float* planes);

@@ -134,6 +134,16 @@ SparsePlanes SparsePlanes::shortcut(const Ints& stride, const Ints& channels) co
   return y;
 }
 
+Tensor SparsePlanes::max_pool2d(const Window& window) const {
+  MaxPool2d a = check_max_pool2d(like_, sizes(), window);
+  const ConvPlanes& p = frame_->planes;
+  Tensor y = aten::empty(like_, {frame_->images.n, channels_, a.out_h, a.out_w});
+  a.x = results(), a.y = y.mutable_data_ptr<float>();
+  a.x_row = p.qw, a.x_plane = p.x_plane, a.x_image = p.qh * p.qw;
+  max_pool2d_on_cpu(a);
+  return y;
+}
+
 SparsePlanes SparsePlanes::same(SparseConv2dCall& call, const Images* addend) const {
   SparsePlanes y(like_, frame_, call.a.m);
   ConvPlanes p = frame_->planes;

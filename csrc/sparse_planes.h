@@ -23,6 +23,7 @@ class SparsePlanes {
   Tensor tensor() const;                        // what the planes hold
   SparsePlanes relu() const;
   SparsePlanes shortcut(const Ints& stride, const Ints& channels) const;
+  Tensor max_pool2d(const Window& window) const;
 
  private:
   struct Frame;  // what depends on the sizes of images alone

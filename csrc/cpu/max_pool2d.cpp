@@ -57,25 +57,26 @@ using Columns = void (*)(const MaxPool2d&, const float* line, float* y, int64_t 
 template <int kh>
 void pool(const MaxPool2d& a, float* line, int64_t begin, int64_t end, Columns columns) {
   const float lowest = -__builtin_inff();
-  const int64_t numbers = a.line_numbers(), step = a.dilation_h * a.w;
+  const int64_t numbers = a.line_numbers(), step = a.dilation_h * a.x_row;
   for (int64_t i = 0; i < numbers; ++i) line[i] = lowest;
   const int64_t outputs = end * a.out_h, together = a.rows_together();
   int64_t plane = begin, i = 0;
+  const auto planes = [&] { return a.x + plane / a.channels * a.x_image + plane % a.channels * a.x_plane; };
+  const float* x = planes();
   for (int64_t row = begin * a.out_h, count; row < outputs; row += count) {
     count = min(together, outputs - row);
     for (float* to = line + a.left; to < line + a.left + count * a.w; to += a.w) {
-      const float* x = a.x + plane * a.h * a.w;
       const int64_t from = i * a.stride_h - a.top;
       const int64_t first = from < 0 ? (a.dilation_h - 1 - from) / a.dilation_h : 0;
       const int64_t last = min((a.h - from + a.dilation_h - 1) / a.dilation_h, a.kh);  // before that the row is inside
-      const float* rows = x + (from + first * a.dilation_h) * a.w;
+      const float* rows = x + (from + first * a.dilation_h) * a.x_row;
       if (last - first == a.kh)
         down<kh>(rows, a.kh, step, a.w, to);
       else if (first < last)
         down<0>(rows, last - first, step, a.w, to);
       else
         for (int64_t j = 0; j < a.w; ++j) to[j] = lowest;
-      if (++i == a.out_h) i = 0, ++plane;
+      if (++i == a.out_h) i = 0, ++plane, x = planes();
     }
     columns(a, line, a.y + row * a.out_w, count * a.out_w);
   }

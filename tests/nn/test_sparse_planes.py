@@ -39,6 +39,9 @@ def rows_of_convolutions() -> dict[str, list[nn.Module]]:
         "even kernels": [conv(3, 4, 2), conv(4, 9, 2, padding=1), conv(9, 4, 4, (2, 1), 1)],
         "strides": [conv(3, 4, 3, 2, 1), conv(4, 5, 3, padding=1), conv(5, 6, 3, (2, 1), 1), conv(6, 6, 5, 3, 2)],
         "pooled": [conv(3, 4, 3, padding=1), MaxPool2d(2), conv(4, 5, 3, padding=1), nn.Flatten()],
+        "pooled, of few non-zeros": [conv(3, 20, 3, kept=0.05), MaxPool2d(2), conv(20, 4, 1), nn.Flatten()],
+        "pooled, of many": [conv(3, 40, 5, activation="relu"), MaxPool2d(3, 2, 1, ceil_mode=True), conv(40, 4, 1)],
+        "pooled after pooled": [conv(3, 4, (1, 3), (1, 2)), MaxPool2d((2, 1), 1), MaxPool2d(3, 1, 1), conv(4, 4, 1)],
         "shortcut": [conv(3, 4, 3, padding=1), Shortcut((2, 3), 1, 0), conv(5, 5, 3, padding=1)],
         "around a stride": [
             conv(3, 2, 3, padding=1),
@@ -62,10 +65,12 @@ def test_planes_between_convolutions(name: str, isa: str) -> None:
     torch.testing.assert_close(made(x), plain(x), equal_nan=True, rtol=0, atol=0)
 
 
-def test_planes_by_two_threads(isa: str) -> None:
-    plain = nn.Sequential(*rows_of_convolutions()["around a stride"]).eval().requires_grad_(False)
+@pytest.mark.parametrize("name", ["around a stride", "pooled", "pooled, of few non-zeros", "pooled, of many"])
+def test_planes_by_two_threads(name: str, isa: str) -> None:
+    """And of more images than are computed at a time."""
+    plain = nn.Sequential(*rows_of_convolutions()[name]).eval().requires_grad_(False)
     made, before = PackedSequential(dict(plain.named_children())).eval(), torch.get_num_threads()
-    x = torch.randn(2, 3, 90, 70)
+    x = torch.randn(3, 3, 90, 70)
     expected = plain(x)
     try:
         torch.set_num_threads(2)
@@ -93,7 +98,8 @@ def any_row(draw: st.DrawFn) -> tuple[list[nn.Module], int]:
     """Layers in a row, and the channels of their input."""
     first = channels = draw(st.integers(1, 4))
     layers: list[nn.Module] = []
-    for kind in draw(st.lists(st.sampled_from(["conv", "conv", "block", "stride", "shortcut", "relu"]), min_size=2)):
+    kinds = ["conv", "conv", "block", "stride", "shortcut", "relu", "pool", "pool"]
+    for kind in draw(st.lists(st.sampled_from(kinds), min_size=2)):
         if kind == "conv":
             to = draw(st.integers(1, 17))
             sizes = st.tuples(st.integers(1, 4), st.integers(1, 4))
@@ -109,6 +115,10 @@ def any_row(draw: st.DrawFn) -> tuple[list[nn.Module], int]:
             inner, around = conv(channels, channels + 3, 3, 2, 1), Shortcut((2, 2), 1, 2)
             channels += 3
             layers.append(Residual({"a": inner}, same_size(draw, channels), {"b": around}))
+        elif kind == "pool":
+            size = draw(st.integers(1, 4))
+            where = {"padding": draw(st.integers(0, size // 2)), "dilation": draw(st.integers(1, 2))}
+            layers.append(MaxPool2d(size, draw(st.integers(1, 3)), ceil_mode=draw(st.booleans()), **where))
         elif kind == "shortcut":
             layers.append(Shortcut((draw(st.integers(1, 3)), 1), 1, 0))
             channels += 1
