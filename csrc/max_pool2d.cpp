@@ -71,7 +71,7 @@ void max_pool2d_on_cpu(const MaxPool2d& a) {
 
 namespace {
 
-void run(const MaxPool2d& a, const Tensor& y) {
+void run(const MaxPool2d& a, [[maybe_unused]] const Tensor& y) {
 #ifdef CREST_CUDA
   if (y.is_cuda()) return cuda::max_pool2d(a, CudaDevice(y).stream());
 #endif
