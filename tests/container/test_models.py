@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,3 +108,25 @@ def test_state_that_is_not_a_tensor(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"^save_file: tensor '_extra_state' must be a Tensor, got str$"):
         save_model(Extra(2, 2), tmp_path / "x.crest")
+
+
+class Halved(nn.Module):
+    """Of its second version: the weights of states before that were twice as large."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3))
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, metadata: dict[str, Any], *args: Any) -> None:
+        if metadata.get("version", 1) < 2:
+            state[f"{prefix}weight"] = state[f"{prefix}weight"] / 2
+        super()._load_from_state_dict(state, prefix, metadata, *args)
+
+
+def test_modules_with_versions(tmp_path: Path) -> None:
+    model, other = nn.Sequential(Halved()), nn.Sequential(Halved())
+    save_model(model, tmp_path / "f.crest")
+    load_model(other, tmp_path / "f.crest")
+    assert torch.equal(other[0].weight, model[0].weight)

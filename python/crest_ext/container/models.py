@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -84,7 +85,9 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor], path: StrPath, strict
     for name, value in values.items():
         require_shape(path, name, state[name].shape, value.shape)
     values |= {masks[n]: (v != 0) | torch.signbit(v) for n, v in values.items() if n in masks}
-    model.load_state_dict(values, strict=False)
+    taken = OrderedDict(values)
+    taken._metadata = state._metadata  # type: ignore[attr-defined]  # versions, without which modules take it as old
+    model.load_state_dict(taken, strict=False)
     return missing, unexpected
 
 
