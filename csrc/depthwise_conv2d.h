@@ -1,12 +1,11 @@
 #pragma once
 // depthwise_conv2d: y = act(x * weight + bias), a convolution in which a channel of y sees one channel of x.
 // depthwise_conv2d_grad_x is the same walk the other way round: weight flipped, and x spread out by the stride.
+#include "activation.h"
 #include "dtype.h"
 #include "isa.h"
 
 namespace crest {
-
-enum class Activation { none, relu, relu6 };
 
 // y[i] = act(bias + sum over r of weight[r] x[(i stride - top + r dilation) / spread]), and the same along the width;
 // x is 0 where that is outside, or where spread does not divide it. Channels: one of in_c and out_c is a multiple of

@@ -69,8 +69,7 @@ SparseConv2dCall::SparseConv2dCall(const Tensor& x, const Ints& sizes, const Ten
     check_same_dtype(op, "bias", *bias, "x", x);
     check_same_device(op, "bias", *bias, "x", x);
   }
-  CREST_CHECK(activation == "none" || activation == "relu", op, ": activation must be none or relu, got ", activation);
-  a.relu = activation == "relu";
+  a.activation = check_activation(op, "activation", activation);
   a.values = values_.const_data_ptr(), a.columns = columns_.const_data_ptr<uint8_t>();
   a.starts = starts_.const_data_ptr<int32_t>();
   if (bias) bias_ = in_format(*bias, false), a.bias = bias_->const_data_ptr<float>();

@@ -11,6 +11,7 @@
 //
 // A non-zero takes 5 bytes (3 in half precision), and its share of starts less than one at 95 % zeros. Nothing is
 // padded, so what a filter drops is never looked at.
+#include "activation.h"
 #include "dtype.h"
 #include "isa.h"
 
@@ -27,7 +28,7 @@ struct SparseConv2d {
   float* y;           // (n, m, oh, ow)
   int64_t n, c, h, w, m, oh, ow, kh, kw;
   int64_t stride[2], padding[2], dilation[2], groups;
-  bool relu;
+  Activation activation;
   Dtype dtype;                    // of values
   const float* addend = nullptr;  // as y
 };

@@ -8,6 +8,7 @@
 
 #include "aten.h"
 #include "check.h"
+#include "conv_host.h"
 #include "cuda_device.h"
 #include "inference.h"
 #include "scratch.h"
@@ -61,7 +62,7 @@ Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& column
     check_same_dtype(op, "bias", *bias, "x", x);
     check_same_device(op, "bias", *bias, "x", x);
   }
-  CREST_CHECK(activation == "none" || activation == "relu", op, ": activation must be none or relu, got ", activation);
+  const Activation act = check_activation(op, "activation", activation);
 
   std::vector<int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = m;
@@ -74,7 +75,7 @@ Tensor sparse_linear(const Tensor& x, const Tensor& values, const Tensor& column
   run(SparseLinear{in.const_data_ptr<float>(), v.const_data_ptr(), c.const_data_ptr<uint8_t>(),
                    r.const_data_ptr<uint8_t>(), s.const_data_ptr<int32_t>(), l.const_data_ptr<int32_t>(),
                    b ? b->const_data_ptr<float>() : nullptr, y.mutable_data_ptr<float>(), y.numel() / m, m, k, blocks,
-                   ceil_div(ceil_div(m, blocks), slice_rows) * slice_rows, tiles, activation == "relu", dtype},
+                   ceil_div(ceil_div(m, blocks), slice_rows) * slice_rows, tiles, act, dtype},
       in, values.size(0));
   return y;
 }

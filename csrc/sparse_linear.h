@@ -15,6 +15,7 @@
 //   slices   (cells + 1)   int32: cell c = block * tiles + tile has slices [slices[c], slices[c + 1])
 //
 // A non-zero takes 5 bytes (3 in half precision), and the rest less than one at 95 % zeros.
+#include "activation.h"
 #include "dtype.h"
 #include "isa.h"
 
@@ -32,7 +33,7 @@ struct SparseLinear {
   const float* bias;  // (m,), or nullptr
   float* y;           // (n, m)
   int64_t n, m, k, blocks, block_rows, tiles;
-  bool relu;
+  Activation activation;
   Dtype dtype;  // of values
 };
 

@@ -1,5 +1,6 @@
 // Where channels do not come last: a register holds neighbours of a row.
-#include "depthwise_activation.h"
+#include "../depthwise_conv2d.h"
+#include "activation.h"
 #include "depthwise_band.h"
 #include "depthwise_pairs.h"
 #include "depthwise_rows.h"

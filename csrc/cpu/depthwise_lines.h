@@ -3,7 +3,8 @@
 // level of cache: what a tile reads is gone before its other channels, or the next row, read it. So rows of x are
 // copied as far as one cache line of channels goes, with zeros around them: there pixels are neighbours, at a distance
 // that the compiler knows, and no tile has to look for the sides of the image.
-#include "depthwise_activation.h"
+#include "../depthwise_conv2d.h"
+#include "activation.h"
 #include "depthwise_taps.h"
 #include "unroll.h"
 

@@ -1,7 +1,8 @@
 #pragma once
 // A plane of floats that is spread out by 2, as the gradient of a stride of 2 sees it: of the taps on each row and each
 // column of the result only those of one parity fall on numbers, so a quarter of the products are left.
-#include "depthwise_activation.h"
+#include "../depthwise_conv2d.h"
+#include "activation.h"
 #include "depthwise_rows.h"
 #include "unroll.h"
 

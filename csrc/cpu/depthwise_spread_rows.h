@@ -2,7 +2,8 @@
 // A plane of floats that is spread out by 2, where a row of the result fits into a register. Of the taps in a row of
 // the kernel half of the lanes see numbers, of the next ones the other half: two of them are one product, and what they
 // see is taken from a row of x once, for all rows of the kernel. Only AVX-512 has the instruction for it.
-#include "depthwise_activation.h"
+#include "../depthwise_conv2d.h"
+#include "activation.h"
 #include "unroll.h"
 
 namespace crest::CREST_ISA {

@@ -1,6 +1,6 @@
 #pragma once
 // What the kernels share that multiply a few pixels by two registers of outputs, whose channels come last.
-#include "depthwise_activation.h"
+#include "activation.h"
 #include "unroll.h"
 
 namespace crest::CREST_ISA {

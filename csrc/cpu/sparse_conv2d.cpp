@@ -1,6 +1,7 @@
 // sparse_conv2d: the product of filters with planes.
 #include "../sparse_conv2d.h"
 
+#include "activation.h"
 #include "sparse_conv2d_tile.h"
 #include "unroll.h"
 
@@ -72,7 +73,11 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
         unroll<size - 1>([&](auto i) CREST_INLINE { sum[i] = sum[i] + V::load(more + i * V::width); });
         sum[size - 1] = sum[size - 1] + load_first<V>(more + (size - 1) * V::width, last_lanes);
       }
-      if (done && a.relu && (in_y || !a.addend)) unroll<size>([&](auto i) CREST_INLINE { sum[i] = relu(sum[i]); });
+      if (done && a.activation != Activation::none && (in_y || !a.addend)) {
+        unroll<size>([&](auto i) CREST_INLINE { sum[i] = activate(sum[i], Activation::relu); });
+        if (a.activation == Activation::relu6)
+          unroll<size>([&](auto i) CREST_INLINE { sum[i] = activate(sum[i], Activation::relu6); });
+      }
       if (done && p.kept) unroll<size>([&](auto i) CREST_INLINE { sum[i] = sum[i].where(p.kept + at + i * V::width); });
       unroll<size - 1>([&](auto i) CREST_INLINE { sum[i].store(out + i * V::width); });
       store_first(sum[size - 1], out + (size - 1) * V::width, done ? last_lanes : V::width);

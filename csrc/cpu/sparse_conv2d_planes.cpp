@@ -1,5 +1,6 @@
 // sparse_conv2d: from x to planes, and from planes to y.
 #include "../sparse_conv2d.h"
+#include "activation.h"
 #include "every_other.h"
 #include "sparse_conv2d_tile.h"
 #include "transpose.h"
@@ -30,10 +31,10 @@ inline void for_each(int64_t count, int64_t room, const F& f) {
 inline void copy(const float* from, float* to, int64_t count, int64_t room) {
   for_each(count, room, [&](auto v, int64_t i) { decltype(v)::load(from + i).store(to + i); });
 }
-inline void add(const float* from, const float* addend, bool with_relu, float* to, int64_t count, int64_t room) {
+inline void add(const float* from, const float* addend, Activation activation, float* to, int64_t count, int64_t room) {
   for_each(count, room, [&](auto v, int64_t i) {
     const auto sum = decltype(v)::load(from + i) + decltype(v)::load(addend + i);
-    (with_relu ? relu(sum) : sum).store(to + i);
+    activate(sum, activation).store(to + i);
   });
 }
 
@@ -170,7 +171,7 @@ void sparse_conv2d_unpack(const SparseConv2d& a, const ConvPlanes& p, const floa
       for (int64_t row = 0; row < a.oh; ++row) {
         const int64_t at = image + row * a.ow, room = (a.oh - row) * a.ow;
         const float* sums = from + (i * p.qh + row) * p.qw;
-        a.addend ? add(sums, a.addend + at, a.relu, a.y + at, a.ow, room) : copy(sums, a.y + at, a.ow, room);
+        a.addend ? add(sums, a.addend + at, a.activation, a.y + at, a.ow, room) : copy(sums, a.y + at, a.ow, room);
       }
     }
   }

@@ -29,9 +29,4 @@ inline int64_t tiles_of(const SparseConv2d& a, const ConvPlanes& p, int64_t regi
   return ceil_div(registers, most);
 }
 
-template <class V>
-inline V relu(V y) {
-  return {y.v < V::zero().v ? V::zero().v : y.v};  // a NaN stays
-}
-
 }  // namespace crest::CREST_ISA

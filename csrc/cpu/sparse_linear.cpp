@@ -1,5 +1,6 @@
 #include "../sparse_linear.h"
 
+#include "activation.h"
 #include "transpose.h"
 #include "unroll.h"
 
@@ -18,9 +19,8 @@ struct Share {
   }
 };
 
-inline float activate(const SparseLinear& a, float y, int64_t row) {
-  y += a.bias ? a.bias[row] : 0;
-  return a.relu && y < 0 ? 0 : y;  // a NaN stays
+inline float finished(const SparseLinear& a, float sum, int64_t row) {
+  return activate(sum + (a.bias ? a.bias[row] : 0), a.activation);
 }
 
 // ---- few rows of x: one register of sums serves the rows of a slice, and meets x[column] of each ----
@@ -263,13 +263,11 @@ inline void finish(Row, const SparseLinear& a, const float* sums, int64_t at, in
       transpose(square);
       unroll<V::width>([&](auto l) CREST_INLINE {
         if (r + l >= n) return;
-        V out = square[l] + bias;
-        if (a.relu) out.v = out.v < V::zero().v ? V::zero().v : out.v;  // a NaN stays
-        out.store(y + (r + l) * a.m + i);
+        activate(square[l] + bias, a.activation).store(y + (r + l) * a.m + i);
       });
     }
   for (int64_t i = whole; i < rows; ++i)
-    for (int64_t r = 0; r < n; ++r) y[r * a.m + i] = activate(a, sums[i * Row::width + r], first + i);
+    for (int64_t r = 0; r < n; ++r) y[r * a.m + i] = finished(a, sums[i * Row::width + r], first + i);
 }
 
 }  // namespace
@@ -290,7 +288,7 @@ void sparse_linear_few(const SparseLinear& a, int64_t begin, int64_t end) {
         dispatch(a.dtype,
                  [&](auto type) { add_cell<typename decltype(type)::type>(a, block * a.tiles + tile, Tile(x), sums); });
       }
-      for (int64_t r = 0; r < rows; ++r) a.y[i * a.m + first + r] = activate(a, sums[r], first + r);
+      for (int64_t r = 0; r < rows; ++r) a.y[i * a.m + first + r] = finished(a, sums[r], first + r);
     }
   }
 }

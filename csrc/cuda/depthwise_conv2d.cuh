@@ -1,5 +1,6 @@
 #pragma once
 #include "../depthwise_conv2d.h"
+#include "activation.cuh"
 #include "dtype.cuh"
 #include "launch.cuh"
 
@@ -38,9 +39,7 @@ __global__ void __launch_bounds__(threads) depthwise_conv2d_kernel(const Depthwi
                widen(x[row / a.spread_h * step_h + column / a.spread_w * step_w]);
       }
     }
-  if (a.activation != Activation::none && sum < 0) sum = 0;  // a NaN stays
-  if (a.activation == Activation::relu6 && sum > 6) sum = 6;
-  narrow(sum, static_cast<T*>(a.y)[at]);
+  narrow(activate(sum, a.activation), static_cast<T*>(a.y)[at]);
 }
 
 template <class T, int threads = 256>

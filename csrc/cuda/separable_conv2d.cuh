@@ -2,15 +2,11 @@
 // A block computes `pixels` x `outputs` of y. Of `depth` channels at a time it puts what the depthwise convolution
 // gives into shared memory, beside their lines of the pointwise weight; a thread sums 4 x 4 of the products.
 #include "../separable_conv2d.h"
+#include "activation.cuh"
 #include "dtype.cuh"
 #include "launch.cuh"
 
 namespace crest::cuda {
-
-__device__ inline float activate(float x, Activation activation) {
-  if (activation != Activation::none && x < 0) x = 0;  // a NaN stays
-  return activation == Activation::relu6 && x > 6 ? 6 : x;
-}
 
 // One number of the depthwise convolution: pixel `at` of all images, channel c.
 __device__ inline float depthwise_pixel(const DepthwiseConv2d& a, int64_t at, int64_t c) {

@@ -2,6 +2,7 @@
 // A thread sums one output. A block has outputs of one filter that are neighbours, in one image or on into the next:
 // its threads take each non-zero together, and read x side by side where the stride is 1.
 #include "../sparse_conv2d.h"
+#include "activation.cuh"
 #include "dtype.cuh"
 #include "launch.cuh"
 
@@ -30,7 +31,7 @@ __global__ void __launch_bounds__(threads, 1024 / threads) sparse_conv2d_kernel(
   }
   const int64_t to = (image * a.m + filter) * a.oh * a.ow + position;
   if (a.addend) sum += a.addend[to];
-  a.y[to] = a.relu && sum < 0 ? 0 : sum;  // a NaN stays
+  a.y[to] = activate(sum, a.activation);
 }
 
 template <class T, int threads = 256>

@@ -2,6 +2,7 @@
 // A block of threads computes the rows of one block of weight for a few rows of x. Its warps share out the slices of
 // each cell: a lane sums every other step of one row. No row is twice in a cell, so sums meet only at a cell's end.
 #include "../sparse_linear.h"
+#include "activation.cuh"
 #include "dtype.cuh"
 #include "launch.cuh"
 
@@ -45,7 +46,7 @@ __global__ void __launch_bounds__(threads, 1024 / threads) sparse_linear_kernel(
     const int64_t row = first + i / height, j = block * height + i % height;
     if (row >= a.n || j >= a.m) continue;
     const float y = sums[i % height][i / height] + (a.bias ? a.bias[j] : 0);
-    a.y[row * a.m + j] = a.relu && y < 0 ? 0 : y;  // a NaN stays
+    a.y[row * a.m + j] = activate(y, a.activation);
   }
 }
 

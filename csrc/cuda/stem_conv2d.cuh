@@ -2,6 +2,7 @@
 // A thread computes one number of y. Neighbours in memory are neighbouring threads: outputs of one pixel, which all
 // read the same of x, or pixels of one output, which read the same of weight.
 #include "../stem_conv2d.h"
+#include "activation.cuh"
 #include "launch.cuh"
 
 namespace crest::cuda {
@@ -25,9 +26,7 @@ __global__ void __launch_bounds__(threads) stem_conv2d_kernel(const StemConv2d a
         if (column >= 0 && column < a.w) sum += weight[r * a.kw + s] * x[row * a.step_h + column * a.step_w];
       }
     }
-  if (a.activation != Activation::none && sum < 0) sum = 0;  // a NaN stays
-  if (a.activation == Activation::relu6 && sum > 6) sum = 6;
-  a.y[at] = sum;
+  a.y[at] = activate(sum, a.activation);
 }
 
 template <int threads = 256>

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ACTIVATIONS = {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}
+
 
 def apply_mask(weight: Tensor, mask: Tensor, straight_through: bool = False) -> Tensor:
     masked = torch.where(mask, weight, 0)
@@ -74,7 +76,7 @@ def packed_sequential(x: Tensor, tensors: Sequence[Tensor], steps: Sequence[int]
         return next(rest) if next(numbers) else None
 
     def activation() -> str:
-        return ("none", "relu", "relu6")[next(numbers)]
+        return list(ACTIVATIONS)[next(numbers)]
 
     def where(kernel: Sequence[int]) -> tuple[Sequence[int], ...]:
         stride, padding, dilation = take(2), take(4), take(2)
@@ -156,7 +158,7 @@ def stem_conv2d(*args: Any, **options: Any) -> Tensor:
 
 
 def activate(y: Tensor, activation: str) -> Tensor:
-    return {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}[activation](y)
+    return ACTIVATIONS[activation](y)
 
 
 def depthwise_conv2d_grad_x(
@@ -256,7 +258,7 @@ def sparse_linear(
                 at = (rows[s].long(), cell % tiles * 128 + columns[step].long())
                 weight[cell // tiles].index_put_(at, values[step].to(x.dtype), accumulate=True)
     y = F.linear(x, weight.flatten(0, 1)[:out_features], bias)
-    return y.relu() if activation == "relu" else y
+    return activate(y, activation)
 
 
 def sparse_conv2d(
@@ -281,7 +283,7 @@ def sparse_conv2d(
     weight = weight[:, : math.prod(weight_shape[1:])].view(*weight_shape)
     y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     y = y if addend is None else y + addend
-    return y.relu() if activation == "relu" else y
+    return activate(y, activation)
 
 
 def singular_value_threshold(a: Tensor, threshold: float) -> Tensor:

@@ -133,8 +133,25 @@ void local_response_norm(const Case& c) {
 void max_pool2d(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return static_cast<float*>(c[i]); };
-  const MaxPool2d a{floats(0), floats(1), s[0], s[1], s[2],  s[3],  s[4], s[5],
-                    s[6],      s[7],      s[8], s[9], s[10], s[11], s[12]};
+  const MaxPool2d a{floats(0),
+                    floats(1),
+                    s[0],
+                    s[1],
+                    s[2],
+                    s[3],
+                    s[4],
+                    s[5],
+                    s[6],
+                    s[7],
+                    s[8],
+                    s[9],
+                    s[10],
+                    s[11],
+                    s[12],
+                    s[0],
+                    s[2],
+                    s[1] * s[2],
+                    s[0] * s[1] * s[2]};
   c.run(a, cuda::max_pool2d, [&](auto) { cuda::max_pool2d<32>(a, nullptr, 2); });
 }
 
@@ -154,7 +171,7 @@ void masked_linear_grad_weight(const Case& c) {
         [&](auto type) { cuda::masked_linear_grad_weight<TYPE, 8, 16, 32>(a, nullptr); });
 }
 
-// sizes: n, m, k, blocks, block_rows, tiles, relu.
+// sizes: n, m, k, blocks, block_rows, tiles, activation.
 void sparse_linear(const Case& c) {
   const auto& s = c.sizes;
   const SparseLinear a{static_cast<float*>(c[0]),
@@ -171,7 +188,7 @@ void sparse_linear(const Case& c) {
                        s[3],
                        s[4],
                        s[5],
-                       s[6] != 0,
+                       static_cast<Activation>(s[6]),
                        c.dtype};
   c.run(a, cuda::sparse_linear, [&](auto type) { cuda::sparse_linear<TYPE, 64, 2>(a, nullptr); });
 }
@@ -220,7 +237,7 @@ void stem_conv2d(const Case& c) {
   c.run(a, cuda::stem_conv2d, [&](auto) { cuda::stem_conv2d<32>(a, nullptr); });
 }
 
-// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu.
+// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, activation.
 void sparse_conv2d(const Case& c) {
   const auto& s = c.sizes;
   SparseConv2d a{static_cast<float*>(c[0]),
@@ -242,7 +259,7 @@ void sparse_conv2d(const Case& c) {
                  {s[11], s[12]},
                  {s[13], s[14]},
                  s[15],
-                 s[16] != 0,
+                 static_cast<Activation>(s[16]),
                  c.dtype,
                  static_cast<float*>(c[6])};
   c.run(a, cuda::sparse_conv2d, [&](auto type) { cuda::sparse_conv2d<TYPE, 32>(a, nullptr); });

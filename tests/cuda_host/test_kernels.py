@@ -13,7 +13,7 @@ from torch import Tensor
 
 import crest_ext
 from crest_ext import reference
-from depthwise import Call, calls, pool_calls, separable_calls, stem_calls
+from depthwise import ACTIVATIONS, Call, calls, pool_calls, separable_calls, stem_calls
 from samples import CONVOLUTIONS, OPTIONS, SAMPLES
 from spectra import of_spectrum
 
@@ -213,13 +213,13 @@ def sparse_linear(dtype: torch.dtype) -> Iterator[Sample]:
         return
     for i, (n, m, k) in enumerate(PACKED):
         for density in (0.0, 0.1, 1.0):
-            weight, relu = torch.where(mask(m, k, density=density), some(m, k, dtype=dtype), 0), i % 2
+            weight, activation = torch.where(mask(m, k, density=density), some(m, k, dtype=dtype), 0), i % 3
             *packed, _, _ = crest_ext.pack_sparse(weight, dtype)
             x, bias = torch.randn(n, k), torch.randn(m) if i % 3 else None
             blocks = -(-m // 256)
-            sizes = (n, m, k, blocks, -(-m // blocks // 16) * 16, -(-k // 128), relu)
+            sizes = (n, m, k, blocks, -(-m // blocks // 16) * 16, -(-k // 128), activation)
             expected = torch.nn.functional.linear(x.double(), weight.double(), None if bias is None else bias.double())
-            expected = expected.relu() if relu else expected
+            expected = reference.activate(expected, ACTIVATIONS[activation])
             terms = x.abs().double() @ weight.abs().double().t() + (0 if bias is None else bias.abs())
             arrays = [x, *packed, bias, torch.empty(n, m)]
             yield Sample(
@@ -279,7 +279,7 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
         pairs = [
             v for value in (stride, padding, dilation) for v in (value if isinstance(value, tuple) else [value] * 2)
         ]
-        x, bias, relu = torch.randn(x_shape), torch.randn(weight_shape[0]) if i % 2 else None, int(i % 3 == 0)
+        x, bias, activation = torch.randn(x_shape), torch.randn(weight_shape[0]) if i % 2 else None, i % 3
 
         def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, options: dict[str, Any] = options) -> Tensor:
             return torch.nn.functional.conv2d(x, weight, bias, **options)
@@ -287,14 +287,14 @@ def sparse_conv2d(dtype: torch.dtype) -> Iterator[Sample]:
         wide = None if bias is None else bias.double()
         expected = convolve(x.double(), weight.double(), wide)
         terms = convolve(x.double().abs(), weight.double().abs(), None if wide is None else wide.abs())
-        sizes = (*x_shape, weight_shape[0], *expected.shape[2:], *weight_shape[2:], *pairs, groups, relu)
+        sizes = (*x_shape, weight_shape[0], *expected.shape[2:], *weight_shape[2:], *pairs, groups, activation)
         addend = torch.randn(expected.shape) if i % 4 > 1 else None
         if addend is not None:
             expected, terms = expected + addend, terms + addend.abs()
         arrays = [x, *packed, bias, torch.empty(expected.shape), addend]
         yield Sample(
             Case("sparse_conv2d", dtype, sizes, arrays),
-            {5: expected.relu() if relu else expected},
+            {5: reference.activate(expected, ACTIVATIONS[activation])},
             {5: (weight[0].numel() + 3) * torch.finfo().eps * terms},
         )
 

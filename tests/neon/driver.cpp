@@ -52,14 +52,16 @@ void in_two(void (*kernel)(const Args&, int64_t, int64_t), const Args& args, int
   kernel(args, cut, end);
 }
 
-// sizes: n, m, k, blocks, block_rows, tiles, relu, numbers in the panels.
+// sizes: n, m, k, blocks, block_rows, tiles, activation, numbers in the panels.
 void sparse(const Case& c) {
   const auto& s = c.sizes;
   const auto bytes = [&](size_t i) { return reinterpret_cast<uint8_t*>(c[i]); };
   const auto ints = [&](size_t i) { return reinterpret_cast<int32_t*>(c[i]); };
   const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
-  const SparseLinear a{floats(0), c[1], bytes(2), bytes(3), ints(4), ints(5), floats(6), floats(7),
-                       s[0],      s[1], s[2],     s[3],     s[4],    s[5],    s[6] != 0, c.dtype};
+  const SparseLinear a{floats(0), c[1],      bytes(2),  bytes(3), ints(4),
+                       ints(5),   floats(6), floats(7), s[0],     s[1],
+                       s[2],      s[3],      s[4],      s[5],     static_cast<Activation>(s[6]),
+                       c.dtype};
   const int64_t steps = c.bytes.at(2) / slice_rows + 1;
   if (a.n <= few_rows_of_x) return in_two<SparseLinear>(sparse_linear_few, a, steps);
   std::vector<float> panels(static_cast<size_t>(s[7]));
@@ -132,8 +134,8 @@ void in_planes(SparseConv2d a) {
   in_two(a.m, [&](int64_t begin, int64_t end) { sparse_conv2d_unpack(images, p, a.y, nullptr, begin, end); });
 }
 
-// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, relu, whether to add,
-// and whether in planes that layers pass on.
+// sizes: n, c, h, w, m, oh, ow, kh, kw, then two each of stride, padding and dilation, groups, activation, whether to
+// add, and whether in planes that layers pass on.
 void convolution(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
@@ -156,7 +158,7 @@ void convolution(const Case& c) {
                        {s[11], s[12]},
                        {s[13], s[14]},
                        s[15],
-                       s[16] != 0,
+                       static_cast<Activation>(s[16]),
                        c.dtype,
                        s[17] ? floats(6) : nullptr};
   if (s[18]) return in_planes(a);
@@ -253,8 +255,25 @@ void response_norm(const Case& c) {
 void pool(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
-  const MaxPool2d a{floats(0), floats(1), s[0], s[1], s[2],  s[3],  s[4], s[5],
-                    s[6],      s[7],      s[8], s[9], s[10], s[11], s[12]};
+  const MaxPool2d a{floats(0),
+                    floats(1),
+                    s[0],
+                    s[1],
+                    s[2],
+                    s[3],
+                    s[4],
+                    s[5],
+                    s[6],
+                    s[7],
+                    s[8],
+                    s[9],
+                    s[10],
+                    s[11],
+                    s[12],
+                    s[0],
+                    s[2],
+                    s[1] * s[2],
+                    s[0] * s[1] * s[2]};
   std::vector<float> line(static_cast<size_t>(a.line_numbers()));
   in_two(a.planes, [&](int64_t begin, int64_t end) { max_pool2d(a, line.data(), begin, end); });
 }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crest_ext import pack_sparse, pack_sparse_conv2d, reference
-from depthwise import calls, pool_calls, separable_calls, stem_calls
+from depthwise import ACTIVATIONS, calls, pool_calls, separable_calls, stem_calls
 from driver import KERNELS, Case, call, defined_elsewhere, kernel_flags
 from samples import CONVOLUTIONS, DTYPES, OPTIONS, SAMPLES
 from spectra import of_spectrum
@@ -125,8 +125,8 @@ def test_groups(run: Run, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("relu", [False, True])
-def test_sparse_linear(run: Run, relu: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("activation", range(len(ACTIVATIONS)))
+def test_sparse_linear(run: Run, activation: int, dtype: torch.dtype) -> None:
     """Without panels and with a panel of each width, over the edges of slices, blocks and tiles."""
     cases, expected = [], []
     for n in (1, 2, 5, 9, 20, 70):
@@ -141,12 +141,12 @@ def test_sparse_linear(run: Run, relu: bool, dtype: torch.dtype) -> None:
                 blocks,
                 -(-m // blocks // 16) * 16,
                 -(-k // 128),
-                int(relu),
+                activation,
                 ((n - 1) // 64 * 64 + last) * k,
             ]
             cases.append(Case("sparse_linear", dtype, sizes, [x, *packed, bias, torch.zeros(n, m)]))
             y = torch.nn.functional.linear(x, weight.to(dtype).float(), bias)
-            expected.append(y.relu() if relu else y)
+            expected.append(reference.activate(y, ACTIVATIONS[activation]))
     for arrays, e in zip(run(cases), expected, strict=True):
         torch.testing.assert_close(arrays[-1], e, rtol=1e-4, atol=1e-5)
 
@@ -163,11 +163,11 @@ def test_sparse_conv2d(run: Run, dtype: torch.dtype) -> None:
         keeps_size = stride == 1 and y.shape[2:] == x.shape[2:]
         for added, in_planes in ((0, 0), (1, 0), *([(0, 1), (1, 1)] if keeps_size else [])):
             shapes = [*x_shape, weight_shape[0], *y.shape[2:], *weight_shape[2:]]
-            sizes = [*shapes, *pairs, groups, i % 2, added, in_planes]
+            sizes = [*shapes, *pairs, groups, i % 3, added, in_planes]
             addend, empty = torch.randn(y.shape), torch.full(y.shape, float("nan"))
             cases.append(Case("sparse_conv2d", dtype, sizes, [x, *packed, bias, empty, addend]))
             all_of = y + added * addend
-            expected.append(all_of.relu() if i % 2 else all_of)
+            expected.append(reference.activate(all_of, ACTIVATIONS[i % 3]))
     for arrays, e in zip(run(cases), expected, strict=True):
         torch.testing.assert_close(arrays[5], e, rtol=1e-4, atol=1e-5)
 

@@ -92,7 +92,7 @@ def test_checks_what_it_is_constructed_from() -> None:
         SparseLinear(packed._replace(rows=packed.rows + 100))
     with pytest.raises(ValueError, match=r"^SparseLinear: bias must have shape \(3,\), got \(4,\)$"):
         SparseLinear(packed, torch.zeros(4))
-    with pytest.raises(ValueError, match=r"^SparseLinear: activation must be none or relu, got tanh$"):
+    with pytest.raises(ValueError, match=r"^SparseLinear: activation must be none, relu or relu6, got tanh$"):
         SparseLinear(packed, activation="tanh")
 
 

@@ -124,7 +124,7 @@ def test_checks_what_it_is_constructed_from() -> None:
         SparseConv2d(packed._replace(columns=packed.columns + 100))
     with pytest.raises(ValueError, match=r"^SparseConv2d: bias must have shape \(3,\), got \(4,\)$"):
         SparseConv2d(packed, torch.zeros(4))
-    with pytest.raises(ValueError, match=r"^SparseConv2d: activation must be none or relu, got tanh$"):
+    with pytest.raises(ValueError, match=r"^SparseConv2d: activation must be none, relu or relu6, got tanh$"):
         SparseConv2d(packed, activation="tanh")
 
 

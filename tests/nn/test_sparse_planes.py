@@ -28,7 +28,7 @@ def rows_of_convolutions() -> dict[str, list[nn.Module]]:
     same = conv(4, 4, 3, padding=1)
     return {
         "narrower and wider": [conv(3, 9, 3, padding=1), nn.ReLU(), conv(9, 4, 3, padding=1, bias=False)],
-        "pointwise": [conv(3, 6, 3, padding=1), conv(6, 5, 1), conv(5, 2, 3, padding=1, activation="relu")],
+        "pointwise": [conv(3, 6, 3, padding=1), conv(6, 5, 1), conv(5, 2, 3, padding=1, activation="relu6")],
         "further beyond": [conv(3, 4, 3, padding=1), conv(4, 4, 5, padding=2), conv(4, 4, 3, padding=2, dilation=2)],
         "less far": [conv(3, 4, 5, padding=2), conv(4, 4, 3, padding=1), conv(4, 3, (1, 3), padding=(0, 1))],
         "rows, then columns": [conv(3, 4, (3, 1), padding=(1, 0)), conv(4, 4, (1, 3), padding=(0, 1))],
@@ -104,7 +104,7 @@ def any_row(draw: st.DrawFn) -> tuple[list[nn.Module], int]:
             to = draw(st.integers(1, 17))
             sizes = st.tuples(st.integers(1, 4), st.integers(1, 4))
             where = {"padding": draw(st.integers(0, 3)), "dilation": draw(st.integers(1, 2))}
-            activation = draw(st.sampled_from(["none", "relu"]))
+            activation = draw(st.sampled_from(["none", "relu", "relu6"]))
             stride = draw(st.sampled_from([1, 1, 2, 3, (1, 2)]))
             layers.append(conv(channels, to, draw(sizes), stride, activation=activation, **where))
             channels = to

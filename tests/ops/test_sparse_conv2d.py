@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import crest_ext
-from crest_ext import _C, PackedSparseConv2d, pack_sparse_conv2d, sparse_conv2d, unpack_sparse_conv2d
+from crest_ext import _C, PackedSparseConv2d, pack_sparse_conv2d, reference, sparse_conv2d, unpack_sparse_conv2d
 
 
 def sparse(*shape: int, density: float = 0.2) -> Tensor:
@@ -27,12 +27,12 @@ def check(x: Tensor, weight: Tensor, dtype: torch.dtype = torch.float32, **optio
     bias, packed, rounded = torch.randn(len(weight)), pack_sparse_conv2d(weight, dtype), weight.to(dtype).double()
     terms = F.conv2d(x.double().abs(), rounded.abs(), bias.double().abs(), **options)
     slack = torch.finfo().eps * (2 + rounded.count_nonzero((1, 2, 3)))[:, None, None] * terms
-    for activation, beside in itertools.product(("none", "relu"), (False, True)):
+    for activation, beside in itertools.product(reference.ACTIVATIONS, (False, True)):
         expected = F.conv2d(x.double(), rounded, bias.double(), **options)
         addend = torch.randn_like(expected).float() if beside else None
         got = sparse_conv2d(x, *packed, bias, **options, activation=activation, addend=addend)
         expected = expected if addend is None else expected + addend
-        expected = expected.relu() if activation == "relu" else expected
+        expected = reference.activate(expected, activation)
         assert got.dtype == torch.float32 and got.shape == expected.shape and got.is_contiguous()
         more = 0 if addend is None else torch.finfo().eps * (expected.abs() + addend.abs())
         assert ((got - expected).abs() <= slack + more).all()
@@ -240,7 +240,7 @@ def call(x: Tensor = X, packed: PackedSparseConv2d = PACKED, **options: Any) -> 
         ({"packed": PACKED._replace(starts=PACKED.starts[1:])}, "starts must have 9 elements, got 8"),
         ({"bias": torch.zeros(3)}, "bias must have shape (4,), got (3,)"),
         ({"bias": torch.zeros(4).double()}, "bias must have the dtype of x, float32, got float64"),
-        ({"activation": "tanh"}, "activation must be none or relu, got tanh"),
+        ({"activation": "tanh"}, "activation must be none, relu or relu6, got tanh"),
         ({"addend": torch.zeros(4, 3, 3)}, "addend must have shape (1, 4, 3, 3), got (4, 3, 3)"),
         ({"addend": torch.zeros(1, 4, 1, 1)}, "addend must have shape (1, 4, 3, 3), got (1, 4, 1, 1)"),
         ({"addend": torch.zeros(1, 4, 3, 3).half()}, "addend must have the dtype of x, float32, got float16"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import crest_ext
-from crest_ext import _C, PackedSparse, pack_sparse, sparse_linear, unpack_sparse
+from crest_ext import _C, PackedSparse, pack_sparse, reference, sparse_linear, unpack_sparse
 
 # Without panels; then the widths of a panel, full and not; several panels.
 ROWS = [1, 2, 3, 9, 17, 64, 150]
@@ -30,10 +30,10 @@ def check(weight: Tensor, n: int, dtype: torch.dtype = torch.float32) -> None:
     rounded = weight.to(dtype).double()
     terms = x.double().abs() @ rounded.abs().t() + bias.double().abs()
     slack = torch.finfo().eps * (2 + rounded.count_nonzero(1)) * terms
-    for activation in ("none", "relu"):
+    for activation in reference.ACTIVATIONS:
         got = sparse_linear(x, *packed, bias, activation)
         expected = F.linear(x.double(), rounded, bias.double())
-        expected = expected.relu() if activation == "relu" else expected
+        expected = reference.activate(expected, activation)
         assert got.dtype == torch.float32 and got.shape == expected.shape
         assert ((got - expected).abs() <= slack).all()
 
@@ -264,7 +264,7 @@ x, good = torch.zeros(2, 40), pack_sparse(torch.ones(20, 40))
         ((x, *good[:5], -1, 40), "out_features and in_features must not be negative, got -1 and 40"),
         ((x, *good, torch.zeros(19)), r"bias must have shape \(20,\), got \(19,\)"),
         ((x, *good, torch.zeros(20).half()), "bias must have the dtype of x, float32, got float16"),
-        ((x, *good, None, "gelu"), "activation must be none or relu, got gelu"),
+        ((x, *good, None, "gelu"), "activation must be none, relu or relu6, got gelu"),
     ],
 )
 def test_errors(args: tuple[Any, ...], message: str) -> None:

@@ -69,6 +69,30 @@ def test_residual_blocks(sparse_wins: None) -> None:
     assert packed(torch.randn(1, 6, 13, 5)).shape == (1, 8, 7, 3)
 
 
+class InvertedResidual(nn.Module):
+    """As in MobileNetV2, but for the depthwise layer: wide in the middle, and no activation behind."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        layers = [conv(channels, width, 1), nn.BatchNorm2d(width), nn.ReLU6(inplace=True)]
+        layers += [conv(width, width, 3), nn.BatchNorm2d(width), nn.ReLU6(inplace=True)]
+        self.conv = nn.Sequential(*layers, conv(width, channels, 1), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+
+def test_inverted_residual_blocks(sparse_wins: None) -> None:
+    model = nn.Sequential(conv(3, 4, 3), nn.ReLU6(), InvertedResidual(4, 24), InvertedResidual(4, 24), conv(4, 9, 1))
+    model.append(nn.ReLU6())
+    x = 9 * torch.randn(2, 3, 9, 8)
+    packed = pack(model.eval(), x)
+    torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-5)
+    assert (model[:2](x) == 6).any()
+    assert type(packed) is PackedSequential and len(packed.runs) == 1  # one call for all
+    assert not any(isinstance(m, (nn.ReLU6, nn.Identity, nn.BatchNorm2d)) for m in packed.modules())
+
+
 def test_a_network_of_shortcuts_without_parameters(sparse_wins: None) -> None:
     model = create_model("resnet20").eval()
     for layer in [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]:

@@ -22,8 +22,8 @@ class Packed(nn.Module, ABC):
         super().__init__()
         who = type(self).__name__
         packed.check()
-        if activation not in ("none", "relu"):
-            raise ValueError(f"{who}: activation must be none or relu, got {activation}")
+        if activation not in ("none", "relu", "relu6"):
+            raise ValueError(f"{who}: activation must be none, relu or relu6, got {activation}")
         if bias is not None and bias.shape != (features,):
             raise ValueError(f"{who}: bias must have shape ({features},), got {tuple(bias.shape)}")
         self.activation = activation

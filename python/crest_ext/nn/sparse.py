@@ -27,7 +27,7 @@ class SparseLinear(Packed):
     Args:
         packed: the weight, by `pack_sparse`; checked.
         bias: (m,); float32.
-        activation: "none" or "relu".
+        activation: "none", "relu" or "relu6".
 
     Raises:
         ValueError: the packed weight, the bias or the activation is not as above.
@@ -93,7 +93,7 @@ class SparseConv2d(Packed):
         bias: (m,); float32.
         stride, padding, dilation: rows and columns.
         groups: of channels and filters.
-        activation: "none" or "relu".
+        activation: "none", "relu" or "relu6".
 
     Raises:
         ValueError: the packed weight, the bias or the activation is not as above.

@@ -43,7 +43,7 @@ def sparse_conv2d(
         bias: (m,); float32.
         stride, padding, dilation: one number, or one for the rows and one for the columns. Padding is with zeros.
         groups: of channels and filters, as in torch.nn.functional.conv2d.
-        activation: "none" or "relu".
+        activation: "none", "relu" or "relu6".
         addend: (n, m, oh, ow); float32. What the branch beside a residual one gives.
 
     Returns:

@@ -36,7 +36,7 @@ def sparse_linear(
         out_features: m.
         in_features: k.
         bias: (m,); float32.
-        activation: "none" or "relu".
+        activation: "none", "relu" or "relu6".
 
     Returns:
         (..., m); float32. Sums are kept in float32.

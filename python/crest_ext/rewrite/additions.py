@@ -6,17 +6,17 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from crest_ext.nn.sparse import SparseConv2d
-from crest_ext.rewrite.calls import called_once, has_hooks
+from crest_ext.rewrite.calls import ACTIVATIONS, called_once, has_hooks
 from crest_ext.rewrite.unchanged import unchanged
 
 SUMS = (operator.add, operator.iadd, torch.add)
 
 
 def additions_into_convolutions(graph: fx.GraphModule, args: tuple[Any, ...]) -> int:
-    """Changes a traced model so that a SparseConv2d takes along what is added to its result, and a ReLU behind that.
+    """Changes a traced model so that a SparseConv2d takes along what is added to its result, and a ReLU(6) behind that.
 
     Of the two that are added, it must be the one that is computed last, or can be, called once, and without hooks; the
     other a result or an input of its shape. A pass over memory is saved for each, and the number of these is returned.
@@ -45,11 +45,11 @@ def additions_into_convolutions(graph: fx.GraphModule, args: tuple[Any, ...]) ->
         last.args = (*last.args, other)
         node.replace_all_uses_with(last)
         graph.graph.erase_node(node)
-        if (relu := _only_relu(graph, last)) is not None:
+        if (activation := _only_activation(graph, last)) is not None:
             saved += 1
-            conv.activation = "relu"
-            relu.replace_all_uses_with(last)
-            graph.graph.erase_node(relu)
+            conv.activation = ACTIVATIONS[type(graph.get_submodule(str(activation.target)))]
+            activation.replace_all_uses_with(last)
+            graph.graph.erase_node(activation)
     return saved
 
 
@@ -87,10 +87,10 @@ def _can_wait(node: fx.Node, order: dict[fx.Node, float]) -> bool:
     return all(order[user] <= order[node] for user in node.args[0].users)  # type: ignore[union-attr]
 
 
-def _only_relu(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """The ReLU that alone takes a node's result."""
+def _only_activation(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The ReLU or ReLU6 that alone takes a node's result."""
     user, *others = (*node.users, None)  # none where nothing reads what is computed
     if user is None or others != [None] or user.op != "call_module" or user.args != (node,) or user.kwargs:
         return None
-    relu = graph.get_submodule(str(user.target))
-    return user if type(relu) is nn.ReLU and not has_hooks(relu) else None
+    module = graph.get_submodule(str(user.target))
+    return user if type(module) in ACTIVATIONS and not has_hooks(module) else None

@@ -15,7 +15,8 @@ from crest_ext.nn import DepthwiseConv2d, SamePad2d
 from crest_ext.nn.quick import QUICK
 from crest_ext.rewrite.unchanged import unchanged
 
-FOLLOWERS = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Conv2d)
+ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}  # that kernels take along
+FOLLOWERS = (nn.BatchNorm2d, *ACTIVATIONS, nn.Conv2d)
 WATCHED = (nn.Linear, DepthwiseConv2d, nn.ZeroPad2d, SamePad2d, *FOLLOWERS, *QUICK)
 
 
@@ -73,10 +74,10 @@ def followers(model: nn.Module, calls: dict[str, Call], args: tuple[Any, ...]) -
 
 
 def before_in_row(name: str, modules: Mapping[str, nn.Module], calls: Mapping[str, Call]) -> tuple[str, str]:
-    """The Linear or Conv2d whose result a module gets, "" if none, and what is in between: "relu" or "none"."""
+    """The Linear or Conv2d whose result a module gets, "" if none, and the activation in between, or "none"."""
     before, activation = _before(name, calls), "none"
-    if before and type(modules[before]) is nn.ReLU:
-        before, activation = _before(before, calls), "relu"
+    if before and type(modules[before]) in ACTIVATIONS:
+        before, activation = _before(before, calls), ACTIVATIONS[type(modules[before])]
     return (before, activation) if before and isinstance(modules[before], (nn.Linear, nn.Conv2d)) else ("", "none")
 
 

@@ -9,9 +9,7 @@ from torch import nn
 
 from crest_ext.nn.separable import SeparableConv2d
 from crest_ext.nn.stem import StemConv2d, takes_along
-from crest_ext.rewrite.calls import has_hooks
-
-ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+from crest_ext.rewrite.calls import ACTIVATIONS, has_hooks
 
 
 class Chain(NamedTuple):

@@ -13,15 +13,11 @@ from crest_ext.nn.quick import QUICK
 from crest_ext.nn.replace import Model, replace_layers
 from crest_ext.nn.sparse import SparseConv2d, SparseLinear
 from crest_ext.rewrite import measure
-from crest_ext.rewrite.calls import Call, before_in_row, has_hooks
+from crest_ext.rewrite.calls import ACTIVATIONS, Call, before_in_row, has_hooks
 from crest_ext.rewrite.chains import Chain, Stem
 
 MOST_KEPT = 0.7  # the density above which no measurement is worth its time
-ACTIVATIONS: dict[str, dict[type[nn.Module], str]] = {  # that each kernel takes along
-    "sparse": {nn.ReLU: "relu"},
-    "depthwise": {nn.ReLU: "relu", nn.ReLU6: "relu6"},
-    "quick": {},
-}
+KERNELS = ("sparse", "depthwise", "quick")
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,7 @@ def on_kernel(layer: nn.Module, kernel: str, dtype: torch.dtype, activation: str
 
 def fused_activation(kernel: str, modules: dict[str, nn.Module], after: str) -> str:
     """That of the module `after` a layer, if the kernel takes it along."""
-    return ACTIVATIONS.get(kernel, {}).get(type(modules[after]), "none") if after else "none"
+    return ACTIVATIONS.get(type(modules[after]), "none") if after and kernel in ("sparse", "depthwise") else "none"
 
 
 def is_depthwise(layer: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from crest_ext.rewrite import measure
 from crest_ext.rewrite.calls import Call, followers, has_hooks, record
 from crest_ext.rewrite.chains import activation_of, chains, stem
 from crest_ext.rewrite.choose import (
-    ACTIVATIONS,
+    KERNELS,
     PackedLayer,
     choose,
     choose_chains,
@@ -140,7 +140,7 @@ def _packed(model: Model, args: tuple[Any, ...], dtype: torch.dtype) -> tuple[Mo
                 modules[name].to(memory_format=torch.channels_last)
             if found := stem(modules, follow, name):
                 packed, chosen[name] = choose_stem(found, packed, layer, modules, calls, last)
-        elif layer.kernel in ACTIVATIONS:
+        elif layer.kernel in KERNELS:
             taken = fused_activation(layer.kernel, modules, after)
             packed = replace_layers(packed, {modules[name]: on_kernel(modules[name], layer.kernel, dtype, taken)})
             if taken != "none":

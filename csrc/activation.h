@@ -1,0 +1,6 @@
+#pragma once
+namespace crest {
+
+enum class Activation { none, relu, relu6 };
+
+}  // namespace crest
