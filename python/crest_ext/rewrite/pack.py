@@ -70,18 +70,18 @@ def pack(
     threads: torch's kernel in turns with the sparse one, or of a depthwise convolution with `depthwise_conv2d`. A
     BatchNorm2d that follows a convolution is folded into it, and a ReLU or ReLU6 module that follows a layer on our
     kernels is fused: next in the same nn.Sequential, or found by torch.fx where it can trace the model, a module
-    without modules being one step, and one ReLU may stand behind many layers. There calls of relu,
-    relu6, flatten, max_pool2d and local_response_norm count as modules; the last two are computed in a faster way where
-    it is one here. A depthwise convolution and a pointwise one behind it become one `nn.SeparableConv2d` where that is
-    faster than the two as they were chosen. A convolution of an image becomes one `nn.StemConv2d` with its padding and
-    activation where that is faster. What is added to the result of a sparse convolution, as the shortcut around a
-    residual branch is, is added in its pass, with a ReLU or ReLU6 behind. Layers on our kernels in a row, with what is between
-    them, become one call: an `nn.PackedSequential`, for which a model of more than nn.Sequentials is traced; and so do
-    the blocks of a residual network. Behind a layer that stays dense, a ReLU works in place. Masked layers that stay
-    dense become plain ones with exact zeros, as `materialize` makes them. At last the whole is measured against the
-    materialised model, and if it is not faster, or does not give the same results, the materialised model is what comes
-    back; or a copy of the model as it is, if its masked layers are faster than either. So a packed model is for inputs
-    of about the example's size.
+    without modules being one step, and one ReLU may stand behind many layers. There calls of relu, relu6, flatten,
+    max_pool2d and local_response_norm count as modules; the last two are computed in a faster way where it is one here.
+    A depthwise convolution and a pointwise one behind it become one `nn.SeparableConv2d` where that is faster than the
+    two as they were chosen. A convolution of an image becomes one `nn.StemConv2d` with its padding and activation where
+    that is faster. What is added to the result of a sparse convolution, as the shortcut around a residual branch is, is
+    added in its pass, with a ReLU or ReLU6 behind. Layers on our kernels in a row, with what is between them, become
+    one call: an `nn.PackedSequential`, for which a model of more than nn.Sequentials is traced; and so do the blocks of
+    a residual network. Behind a layer that stays dense, a ReLU works in place. Masked layers that stay dense become
+    plain ones with exact zeros, as `materialize` makes them. At last the whole is measured against the materialised
+    model, and if it is not faster, or does not give the same results, the materialised model is what comes back; or a
+    copy of the model as it is, if its masked layers are faster than either. So a packed model is for inputs of about
+    the example's size.
 
     The result is an ordinary module in eval mode whose parameters require no gradient, a torch.fx.GraphModule where
     calls became modules: it takes the model's arguments in their order. What is not float32 on the CPU, has hooks, is a
