@@ -29,7 +29,7 @@ from crest_ext.models import create_model, multiply_adds
 
 LR, MOMENTUM, WEIGHT_DECAY, INTERVAL = 0.02, 0.9, 1e-4, 10
 RECALIBRATED = 16  # batches for the statistics of BatchNorm
-WHERE, ENERGY = "layer[23]*", 0.99
+WHERE, ENERGY = "layer3*", 0.99
 TUNING_RATE, TUNING_DECAY = 0.05, 5e-4
 
 
