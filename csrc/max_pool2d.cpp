@@ -44,9 +44,8 @@ MaxPool2d check_max_pool2d(const Tensor& x, const Ints& sizes, const Window& by)
               List{sizes});
   const int64_t out_h = windows(h, padding[0], reach[0], stride[0], ceil_mode);
   const int64_t out_w = windows(w, padding[1], reach[1], stride[1], ceil_mode);
-  return {nullptr, nullptr,   sizes[0] * sizes[1], h,          w,          kernel[0],   kernel[1],   out_h,
-          out_w,   stride[0], stride[1],           padding[0], padding[1], dilation[0], dilation[1], sizes[1],
-          w,       h * w,     sizes[1] * h * w};
+  return {nullptr, nullptr,   sizes[0] * sizes[1], h,          w,          kernel[0],   kernel[1],  out_h,
+          out_w,   stride[0], stride[1],           padding[0], padding[1], dilation[0], dilation[1]};
 }
 
 Tensor max_pool2d(const Tensor& x, const Ints& kernel, const Ints& stride, const Ints& padding, const Ints& dilation,

@@ -11,7 +11,8 @@ struct MaxPool2d {
   float* y;        // (planes, out_h, out_w)
   int64_t planes, h, w, kh, kw, out_h, out_w;
   int64_t stride_h, stride_w, top, left, dilation_h, dilation_w;
-  int64_t channels, x_row, x_plane, x_image;  // planes of an image; numbers from a row, plane or image to the next
+  // Planes of an image; numbers from a row, plane or image to the next: without gaps, unless it is said otherwise.
+  int64_t channels = planes, x_row = w, x_plane = h * w, x_image = channels * x_plane;
 
   // Rows of y whose windows lie next to each other along one line: several where a row ends with its last window.
   __attribute__((always_inline)) int64_t rows_together() const {

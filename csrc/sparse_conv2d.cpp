@@ -205,7 +205,7 @@ Tensor run_pooled_sparse_conv2d(const Tensor& x, SparseConv2dCall call, const Wi
     MaxPool2d part = pool;
     part.planes = some.n * some.m;
     if (p.neighbours) {
-      part.x = sums, part.x_row = p.qw, part.x_plane = p.y_plane, part.x_image = p.qh * p.qw;
+      part.x = sums, part.channels = some.m, part.x_row = p.qw, part.x_plane = p.y_plane, part.x_image = p.qh * p.qw;
     } else {
       part.x = some.y = unpacked.data();
       unpack_planes(some, p, sums);

@@ -139,7 +139,7 @@ Tensor SparsePlanes::max_pool2d(const Window& window) const {
   const ConvPlanes& p = frame_->planes;
   Tensor y = aten::empty(like_, {frame_->images.n, channels_, a.out_h, a.out_w});
   a.x = results(), a.y = y.mutable_data_ptr<float>();
-  a.x_row = p.qw, a.x_plane = p.x_plane, a.x_image = p.qh * p.qw;
+  a.channels = channels_, a.x_row = p.qw, a.x_plane = p.x_plane, a.x_image = p.qh * p.qw;
   max_pool2d_on_cpu(a);
   return y;
 }

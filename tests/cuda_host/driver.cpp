@@ -133,25 +133,8 @@ void local_response_norm(const Case& c) {
 void max_pool2d(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return static_cast<float*>(c[i]); };
-  const MaxPool2d a{floats(0),
-                    floats(1),
-                    s[0],
-                    s[1],
-                    s[2],
-                    s[3],
-                    s[4],
-                    s[5],
-                    s[6],
-                    s[7],
-                    s[8],
-                    s[9],
-                    s[10],
-                    s[11],
-                    s[12],
-                    s[0],
-                    s[2],
-                    s[1] * s[2],
-                    s[0] * s[1] * s[2]};
+  const MaxPool2d a{floats(0), floats(1), s[0], s[1], s[2],  s[3],  s[4], s[5],
+                    s[6],      s[7],      s[8], s[9], s[10], s[11], s[12]};
   c.run(a, cuda::max_pool2d, [&](auto) { cuda::max_pool2d<32>(a, nullptr, 2); });
 }
 

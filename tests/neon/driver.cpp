@@ -255,25 +255,8 @@ void response_norm(const Case& c) {
 void pool(const Case& c) {
   const auto& s = c.sizes;
   const auto floats = [&](size_t i) { return reinterpret_cast<float*>(c[i]); };
-  const MaxPool2d a{floats(0),
-                    floats(1),
-                    s[0],
-                    s[1],
-                    s[2],
-                    s[3],
-                    s[4],
-                    s[5],
-                    s[6],
-                    s[7],
-                    s[8],
-                    s[9],
-                    s[10],
-                    s[11],
-                    s[12],
-                    s[0],
-                    s[2],
-                    s[1] * s[2],
-                    s[0] * s[1] * s[2]};
+  const MaxPool2d a{floats(0), floats(1), s[0], s[1], s[2],  s[3],  s[4], s[5],
+                    s[6],      s[7],      s[8], s[9], s[10], s[11], s[12]};
   std::vector<float> line(static_cast<size_t>(a.line_numbers()));
   in_two(a.planes, [&](int64_t begin, int64_t end) { max_pool2d(a, line.data(), begin, end); });
 }
