@@ -7,11 +7,11 @@
 namespace crest {
 
 struct MaxPool2d {
-  const float* x;  // (planes, h, w); on the CPU, so many numbers apart: of one image, and the first of images
+  const float* x;  // (planes, h, w)
   float* y;        // (planes, out_h, out_w)
   int64_t planes, h, w, kh, kw, out_h, out_w;
   int64_t stride_h, stride_w, top, left, dilation_h, dilation_w;
-  // Planes of an image; numbers from a row, plane or image to the next: without gaps, unless it is said otherwise.
+  // Of x, on the CPU: planes of an image; numbers from a row, plane or image to the next. There are no gaps by default.
   int64_t channels = planes, x_row = w, x_plane = h * w, x_image = channels * x_plane;
 
   // Rows of y whose windows lie next to each other along one line: several where a row ends with its last window.

@@ -174,9 +174,9 @@ void on_cpu(SparseConv2d a, const Tensor&) {
     a.w *= a.h, a.ow *= a.oh;
     a.h = a.oh = 1;
   }
-  ConvPlanes p;
-  CREST_KERNEL(sparse_conv2d_plan)(a, p);
-  if (p.in_place) return multiply_planes(a, p, a.x, a.y, nullptr);
+  ConvPlanes all;
+  CREST_KERNEL(sparse_conv2d_plan)(a, all);
+  if (all.in_place) return multiply_planes(a, all, a.x, a.y, nullptr);
   for_images(a, [&](const SparseConv2d& some, const ConvPlanes& p, float* planes) {
     const float* y = make_sums(some, p, planes);
     if (!p.to_y) unpack_planes(some, p, y);

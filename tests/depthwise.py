@@ -11,7 +11,7 @@ from torch import Tensor
 from crest_ext import reference
 from samples import SAMPLES, depthwise
 
-ACTIVATIONS = ["none", "relu", "relu6"]
+ACTIVATIONS = list(reference.ACTIVATIONS)
 
 
 class Call(NamedTuple):

@@ -73,6 +73,7 @@ inline void multiply(const SparseConv2d& a, const ConvProduct& p, const float* x
         unroll<size - 1>([&](auto i) CREST_INLINE { sum[i] = sum[i] + V::load(more + i * V::width); });
         sum[size - 1] = sum[size - 1] + load_first<V>(more + (size - 1) * V::width, last_lanes);
       }
+      // Which activation is asked here, not once for each register.
       if (done && a.activation != Activation::none && (in_y || !a.addend)) {
         unroll<size>([&](auto i) CREST_INLINE { sum[i] = activate(sum[i], Activation::relu); });
         if (a.activation == Activation::relu6)

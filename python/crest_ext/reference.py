@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATIONS = {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}
+ACTIVATIONS = {"none": lambda y: y, "relu": F.relu, "relu6": F.relu6}  # in the order of csrc/activation.h
 
 
 def apply_mask(weight: Tensor, mask: Tensor, straight_through: bool = False) -> Tensor:

@@ -130,3 +130,17 @@ def test_modules_with_versions(tmp_path: Path) -> None:
     save_model(model, tmp_path / "f.crest")
     load_model(other, tmp_path / "f.crest")
     assert torch.equal(other[0].weight, model[0].weight)
+
+
+class Unversioned(nn.Linear):
+    """Whose state is a dict, and no more."""
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        return dict(super().state_dict(*args, **options))
+
+
+def test_states_without_versions(tmp_path: Path) -> None:
+    model, other = Unversioned(3, 2), Unversioned(3, 2)
+    save_model(model, tmp_path / "f.crest")
+    load_model(other, tmp_path / "f.crest")
+    assert torch.equal(other.weight, model.weight)

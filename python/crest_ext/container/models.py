@@ -86,7 +86,8 @@ def _load(model: nn.Module, tensors: Mapping[str, Tensor], path: StrPath, strict
         require_shape(path, name, state[name].shape, value.shape)
     values |= {masks[n]: (v != 0) | torch.signbit(v) for n, v in values.items() if n in masks}
     taken = OrderedDict(values)
-    taken._metadata = state._metadata  # type: ignore[attr-defined]  # versions, without which modules take it as old
+    if versions := getattr(state, "_metadata", None):  # without them, modules take it as old
+        taken._metadata = versions  # type: ignore[attr-defined]
     model.load_state_dict(taken, strict=False)
     return missing, unexpected
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from crest_ext.reference import ACTIVATIONS
+
 
 class Packed(nn.Module, ABC):
     """A packed weight as buffers, which copy, save, move and compile. It has no parameters.
@@ -22,7 +24,7 @@ class Packed(nn.Module, ABC):
         super().__init__()
         who = type(self).__name__
         packed.check()
-        if activation not in ("none", "relu", "relu6"):
+        if activation not in ACTIVATIONS:
             raise ValueError(f"{who}: activation must be none, relu or relu6, got {activation}")
         if bias is not None and bias.shape != (features,):
             raise ValueError(f"{who}: bias must have shape ({features},), got {tuple(bias.shape)}")

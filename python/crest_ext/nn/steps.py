@@ -111,7 +111,7 @@ def _stem(layer: StemConv2d) -> Iterable[int]:
     return (ref.STEM_CONV2D, *_where(layer), layer.bias is not None, _ACT[layer.activation], layer.channels_last)
 
 
-_ACT = {"none": 0, "relu": 1, "relu6": 2}
+_ACT = {name: number for number, name in enumerate(ref.ACTIVATIONS)}
 STEPS: dict[type[nn.Module], Callable[[Any], Iterable[int]]] = {
     nn.Identity: lambda _: (),
     nn.ReLU: lambda _: (ref.RELU,),
