@@ -139,5 +139,5 @@ def test_any_row_of_layers(row: tuple[list[nn.Module], int], n: int, h: int, w: 
         with pytest.raises(ValueError) as raised:
             made(x)
         assert str(raised.value) == str(error)
-    else:
-        assert torch.equal(made(x), expected)
+    else:  # a window that is all padding gives -inf, and these NaNs
+        torch.testing.assert_close(made(x), expected, rtol=0, atol=0, equal_nan=True)
